@@ -1,0 +1,5 @@
+"""`python -m onnxadmm_cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,186 @@
+"""The commands. Each one loads what it needs when it runs: `--help` loads neither torch nor onnxruntime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxadmm._version import __version__
+
+from .failures import Main
+
+if TYPE_CHECKING:
+    from onnxadmm.report import Gate
+
+# Existence and kind are checked by onnxadmm itself, with exits and messages of its own.
+FILE = click.Path(path_type=Path)
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="onnxadmm")
+def main() -> None:
+    """Make a trained ONNX model smaller and faster, and prove it."""
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.option("--spec", "-s", type=FILE, required=True, help="What to do, as YAML or JSON.")
+@click.option(
+    "--output",
+    "-o",
+    type=FILE,
+    help="Folder of the result; by default MODEL's name plus `-compressed`.",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key of the spec."
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."
+)
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result.")
+def compress(  # noqa: PLR0917  (click hands options over by name)
+    model: Path,
+    spec: Path,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Train MODEL towards a compressed form, cut it, prove it, measure it, judge its gates.
+
+    Exit status: 0 done, 1 a gate failed, 2 usage or spec, 3 bad model or data, 4 disk or memory,
+    5 training diverged, 130 or 143 interrupted.
+    """
+    from onnxadmm.pipeline import compress as run
+
+    from .console import Console
+    from .interrupts import Signals
+
+    folder = output or model.with_name(f"{model.stem}-compressed")
+    console = Console(quiet=quiet)
+    with console, Signals(folder) as signals:
+        result = run(
+            model,
+            spec,
+            output=folder,
+            overrides=overrides,
+            resume=resume,
+            progress=console,
+            stop=signals,
+        )
+    console.result(result.report, folder)
+    _exit_by(result.report.gates)
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect(model: Path, as_json: bool) -> None:
+    """Show which channels of MODEL can go, what they cost, and what is fixed and why."""
+    from onnxadmm.pipeline import inspect as run
+
+    from .tables import show_inspection
+
+    found = run(model)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        show_inspection(found)
+
+
+@main.command()
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    type=click.Choice(["cpu", "cuda"]),
+    help="Default: cpu.",
+)
+@click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1, 65536), help="Default: 1."
+)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(5, 10_000), default=100, show_default=True, help="Paired runs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def benchmark(  # noqa: PLR0917  (click hands options over by name)
+    models: tuple[Path, ...],
+    providers: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    threads: int,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Time MODELS against the first of them: paired, interleaved, each in a process of its own."""
+    from onnxadmm.pipeline.benchmarking import benchmark as run
+
+    from .console import Console
+    from .tables import show_comparisons, to_plain
+
+    with Console(quiet=as_json) as console:
+        found = run(
+            list(models),
+            providers=providers or ("cpu",),
+            batch_sizes=batch_sizes or (1,),
+            threads=threads,
+            rounds=rounds,
+            progress=console,
+        )
+    if as_json:
+        click.echo(json.dumps(to_plain(found), indent=2, ensure_ascii=False))
+    else:
+        show_comparisons(found)
+
+
+@main.command()
+@click.argument("report", type=FILE)
+@click.option(
+    "--spec", "-s", type=FILE, help="Judge by this spec's gates instead of the report's own."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key of the spec."
+)
+def check(report: Path, spec: Path | None, overrides: tuple[str, ...]) -> None:
+    """Judge a stored report.json again, without running anything. Exit status 1 when a gate fails."""
+    from onnxadmm.pipeline.checking import check as run
+
+    gates = run(report, spec, overrides)
+    for gate in gates:
+        click.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.message}")
+    if not gates:
+        click.echo("no gates to judge")
+    _exit_by(gates)
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.option(
+    "--output", "-o", type=FILE, default=Path("spec.yaml"), show_default=True, help="The spec."
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+def init(model: Path, output: Path, force: bool) -> None:
+    """Write a commented spec for MODEL that runs as it is."""
+    from onnxadmm.pipeline.starting import write_starting_spec
+
+    write_starting_spec(model, output, force=force)
+    click.echo(
+        f"wrote {output}; now run: onnxadmm compress {_shown(model)} --spec {_shown(output)}"
+    )
+
+
+def _shown(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+def _exit_by(gates: Any) -> None:
+    """Exit with 1 when a gate failed; what failed has been said."""
+    judged: tuple[Gate, ...] = tuple(gates)
+    if not all(g.passed for g in judged):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,54 @@
+"""Control of ρ, the penalty's weight.
+
+Large ρ at the start freezes the weights where they are; small ρ at the end leaves W far from Z, and what
+the final projection then takes away was never trained for. So ρ grows at each Z/U update, and grows faster
+while the primal residual lags behind the dual one (residual balancing: Boyd et al. 2011, section 3.4.1).
+The scaled dual must be rescaled at each change, U ← U · ρ_old/ρ_new; the solver does that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxadmm.spec import Rho
+
+AUTO = Rho(initial=1e-3, growth=1.3, maximum=3.0)
+"""The bounds of `rho: auto`; the growth is chosen so that the maximum is reached at the last update."""
+
+IMBALANCE = 10.0
+"""Residual balancing acts when one residual is this many times the other (Boyd et al., eq. 3.13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Penalty:
+    """The rule by which ρ moves from one update to the next."""
+
+    initial: float
+    growth: float
+    maximum: float
+
+    def following(self, rho: float, primal: float, dual: float) -> float:
+        """Return ρ after an update.
+
+        Args:
+            rho: ρ as it was.
+            primal: ||W - Z|| / ||W||, dimensionless.
+            dual: ||Z - Z_before|| / ||W||, dimensionless. Not multiplied by ρ: both residuals are then on
+                the scale of the weights, whatever the loss's scale is.
+        """
+        factor = self.growth
+        if primal > IMBALANCE * dual:
+            factor *= factor
+        return min(rho * factor, max(self.maximum, rho))
+
+
+def make_penalty(rho: Rho | str, updates: int) -> Penalty:
+    """Return the rule for a run of so many Z/U updates.
+
+    `auto` spreads the growth from its initial to its maximal value over the updates there are, so that
+    a short run and a long one both end with W at Z.
+    """
+    if isinstance(rho, Rho):
+        return Penalty(rho.initial, rho.growth, rho.maximum)
+    growth = (AUTO.maximum / AUTO.initial) ** (1 / max(updates - 1, 1))
+    return Penalty(AUTO.initial, growth, AUTO.maximum)

@@ -1,0 +1,157 @@
+"""The state of scaled ADMM: a copy Z and a dual U for every constraint and tensor.
+
+    W-step   a few epochs of SGD or Adam on  f(W) + Σ ρ/2 · ||W - Z + U||²
+    Z-step   Z ← Π(W + U)
+    U-step   U ← U + W - Z
+
+A weight can stand in several constraints; each keeps its own (Z, U) and the penalties add up (consensus
+ADMM), so every projection stays exact. Source: arXiv 1804.03294, section 3; Boyd et al. 2011, section 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onnxadmm.admm.constraints import Constraint
+from onnxadmm.admm.penalty import Penalty
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """Relative residuals after an update: over all constraints, or of one.
+
+    Attributes:
+        primal: ||W - Z|| / ||W||. At the end it is what the final projection takes away.
+        dual: ||Z - Z_before|| / ||W||.
+    """
+
+    primal: float
+    dual: float
+
+
+class Solver:
+    """Z, U and ρ over a set of constraints.
+
+    Memory: two copies of the constrained weights a constraint. `targets` adds one of each weight.
+    """
+
+    def __init__(
+        self, constraints: Sequence[Constraint], weights: Mapping[str, Tensor], penalty: Penalty
+    ) -> None:
+        """Start at Z = Π(W), U = 0.
+
+        Args:
+            constraints: The sets; their names are distinct.
+            weights: The live parameters by name. They are read at each update, never written.
+            penalty: How ρ moves.
+        """
+        self.constraints = list(constraints)
+        self.weights = dict(weights)
+        self.penalty = penalty
+        self.rho = penalty.initial
+        self.z: list[dict[str, Tensor]] = []
+        self.u: list[dict[str, Tensor]] = []
+        with torch.no_grad():
+            for c in self.constraints:
+                self.z.append({n: z.clone() for n, z in c.project(self._detached(c)).items()})
+                self.u.append({n: torch.zeros_like(self.weights[n]) for n in c.tensors})
+        self._refresh()
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Add ρ · (W - Z + U), the penalty's gradient, to each constrained weight's gradient.
+
+        Written out instead of differentiated: it costs two kernels a weight and keeps the loss that is
+        reported the loss of the data.
+        """
+        for name, (count, target) in self.targets.items():
+            weight = self.weights[name]
+            if weight.grad is not None:
+                weight.grad.add_(torch.sub(weight * count, target), alpha=self.rho)
+
+    @torch.no_grad()
+    def update(self) -> tuple[Residuals, dict[str, Residuals]]:
+        """Do the Z-step and the U-step, move ρ, rescale U.
+
+        Returns:
+            The residuals over all constraints, and by constraint name.
+
+        Raises:
+            ValueError: A weight isn't finite.
+        """
+        sums = [0.0, 0.0, 0.0]
+        each: dict[str, Residuals] = {}
+        for c, z, u in zip(self.constraints, self.z, self.u, strict=True):
+            new = c.project({n: self.weights[n].detach() + u[n] for n in c.tensors})
+            parts = [0.0, 0.0, 0.0]
+            for n in c.tensors:
+                weight = self.weights[n].detach()
+                gap = weight - new[n]
+                parts[0] += _square(gap)
+                parts[1] += _square(new[n] - z[n])
+                parts[2] += _square(weight)
+                u[n].add_(gap)
+                z[n].copy_(new[n])
+            each[c.name] = _relative(parts)
+            sums = [a + b for a, b in zip(sums, parts, strict=True)]
+        total = _relative(sums)
+        before = self.rho
+        self.rho = self.penalty.following(before, total.primal, total.dual)
+        for u in self.u:
+            for tensor in u.values():
+                tensor.mul_(before / self.rho)
+        self._refresh()
+        return total, each
+
+    @torch.no_grad()
+    def masks(self) -> dict[str, Tensor]:
+        """Return the masks of the weights' own projection (U left out): what stays after ADMM.
+
+        Of a weight in several constraints only what all of them keep stays.
+        """
+        masks: dict[str, Tensor] = {}
+        for c in self.constraints:
+            for n, mask in c.masks(self._detached(c)).items():
+                masks[n] = mask if n not in masks else masks[n] & mask
+        return masks
+
+    def state(self) -> dict[str, Tensor]:
+        """Return Z and U as a flat mapping of tensors, for a checkpoint."""
+        flat = {f"z.{i}.{n}": t for i, z in enumerate(self.z) for n, t in z.items()}
+        flat.update({f"u.{i}.{n}": t for i, u in enumerate(self.u) for n, t in u.items()})
+        return flat
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor], rho: float) -> None:
+        """Take Z, U and ρ from a checkpoint."""
+        for kind, there in (("z", self.z), ("u", self.u)):
+            for i, tensors in enumerate(there):
+                for n, tensor in tensors.items():
+                    tensor.copy_(state[f"{kind}.{i}.{n}"])
+        self.rho = rho
+        self._refresh()
+
+    def _detached(self, constraint: Constraint) -> dict[str, Tensor]:
+        return {n: self.weights[n].detach() for n in constraint.tensors}
+
+    def _refresh(self) -> None:
+        """Sum the Z - U of every constraint by weight, once an update instead of once a step."""
+        self.targets: dict[str, tuple[int, Tensor]] = {}
+        for z, u in zip(self.z, self.u, strict=True):
+            for n in z:
+                count, target = self.targets.get(n, (0, torch.zeros_like(z[n])))
+                self.targets[n] = (count + 1, target + z[n] - u[n])
+
+
+def _square(x: Tensor) -> float:
+    return float(x.double().square().sum())
+
+
+def _relative(parts: Sequence[float]) -> Residuals:
+    norm = math.sqrt(parts[2]) or 1.0
+    return Residuals(math.sqrt(parts[0]) / norm, math.sqrt(parts[1]) / norm)

@@ -1,0 +1,245 @@
+"""Labels over a whole graph: which channels must live or die together, and which can't go at all.
+
+A label names a channel: one index of one axis that could be removed. Every float tensor that the graph
+holds starts with a label of its own for each index of each axis; the operators' rules (onnxadmm.ops) make
+labels that meet equal, so that what remains distinct at the end are the coupled channels. Unknown is always
+safe: a label that reaches something without a rule becomes fixed, and keeps the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm import ops
+from onnxadmm.graph import Probe, constant_of
+from onnxadmm.ops import Labels, unlabelled
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Labelling:
+    """The labels of every tensor of a graph, after all rules have spoken.
+
+    Attributes:
+        axes: Value name -> labels of each axis; equal labels are coupled, 0 can't be removed.
+        weights: Names of the float tensors that the graph holds and that take part.
+        statistics: Those of them that hold statistics (a BatchNormalization's mean and variance).
+        fixed: Label -> why it can't be removed.
+        producers: Label -> names of the layers that make this channel.
+    """
+
+    axes: dict[str, list[Labels]]
+    weights: list[str]
+    statistics: set[str]
+    fixed: dict[int, str]
+    producers: dict[int, list[str]] = field(default_factory=dict)
+
+
+def label(model: ir.Model, probe: Probe) -> Labelling:
+    """Run every node's label rule in order.
+
+    Args:
+        model: The graph; it isn't changed.
+        probe: Concrete shapes of its values.
+    """
+    scope = _Scope(model, probe)
+    for node in model.graph:
+        scope.visit(node)
+    for output in model.graph.outputs:
+        for labels in scope.axes(output):
+            scope.fix(labels, f"reaches the graph output {output.name!r}")
+    return scope.result()
+
+
+class _Scope:
+    """The union-find over labels, and what rules may ask (`ops.LabelScope`)."""
+
+    def __init__(self, model: ir.Model, probe: Probe) -> None:
+        self._opsets = dict(model.opset_imports)
+        self._ir_version = model.ir_version
+        self._probe = probe
+        self._parent = [0]
+        self._reason: dict[int, str] = {}
+        self._axes: dict[str, list[Labels]] = {}
+        self._weights: list[str] = []
+        self._statistics: set[str] = set()
+        self._made: list[tuple[str, Labels]] = []
+
+    # --- what rules ask
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        return self._probe.shapes[value.name or ""]
+
+    def constant(self, value: ir.Value | None) -> Array | None:
+        if value is None:
+            return None
+        held = constant_of(value)
+        return self._probe.constants.get(value.name or "") if held is None else held
+
+    def axes(self, value: ir.Value) -> list[Labels]:
+        name = value.name or ""
+        if name not in self._axes:
+            self._axes[name] = self._first_labels(value)
+        return self._axes[name]
+
+    def assign(self, value: ir.Value, axes: list[Labels]) -> None:
+        # Outputs of a node that were left out have no name and no reader.
+        if value.name:
+            self._axes[value.name] = axes
+
+    def unite(self, a: Labels, b: Labels, reason: str) -> None:
+        for x, y in zip(a.tolist(), b.tolist(), strict=True):
+            left, right = self._root(x), self._root(y)
+            if left == right:
+                continue
+            if left == 0 or right == 0:
+                self._reason.setdefault(left or right, reason)
+                continue
+            low, high = min(left, right), max(left, right)
+            self._parent[high] = low
+            why = self._reason.pop(high, None)
+            if why is not None:
+                self._reason.setdefault(low, why)
+
+    def fix(self, labels: Labels, reason: str) -> None:
+        for x in set(labels.tolist()):
+            root = self._root(x)
+            if root:
+                self._reason.setdefault(root, reason)
+
+    def produce(self, node: ir.Node, labels: Labels) -> None:
+        self._made.append((node.name or node.outputs[0].name or "", labels))
+
+    def move(self, node: ir.Node, run: Callable[..., Any]) -> None:
+        inputs = [v for v in node.inputs if v is not None]
+        shapes = [self.shape(v) for v in node.outputs]
+        results: list[list[Labels]] = [[unlabelled(n) for n in s] for s in shapes]
+        blank = [np.zeros(self.shape(v), np.int64) for v in inputs]
+        for position, value in enumerate(inputs):
+            for axis, labels in enumerate(self.axes(value)):
+                if not labels.any():
+                    continue
+                spread = [1] * len(self.shape(value))
+                spread[axis] = -1
+                arrays = list(blank)
+                arrays[position] = np.broadcast_to(labels.reshape(spread), self.shape(value))
+                moved = run(*arrays)
+                outputs = moved if isinstance(moved, tuple) else (moved,)
+                for result, output in zip(results, outputs, strict=True):
+                    self._read_off(node, result, output)
+        for value, result in zip(node.outputs, results, strict=True):
+            self.assign(value, result)
+
+    # --- the walk
+
+    def visit(self, node: ir.Node) -> None:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            self.axes(node.outputs[0])
+            return
+        captured = list(_captured(node))
+        operator = None if captured else ops.find(node, self._opsets)
+        if operator is None:
+            what = "runs a graph of its own" if captured else "no rule for this operator"
+            reason = f"{ops.describe(node)}: {what}"
+            for value in captured:
+                for labels in self.axes(value):
+                    self.fix(labels, reason)
+            ops.fix_all(node, self, reason)
+            return
+        for port in operator.statistics_ports:
+            held = node.inputs[port] if port < len(node.inputs) else None
+            if held is not None:
+                self._statistics.add(held.name or "")
+        operator.labels(node, self)
+
+    def result(self) -> Labelling:
+        roots = np.array([self._root(i) for i in range(len(self._parent))], np.int64)
+        producers: dict[int, list[str]] = {}
+        for layer, labels in self._made:
+            for root in dict.fromkeys(roots[labels].tolist()):
+                made = producers.setdefault(root, [])
+                if layer not in made:
+                    made.append(layer)
+        producers.pop(0, None)
+        return Labelling(
+            axes={name: [roots[a] for a in axes] for name, axes in self._axes.items()},
+            weights=self._weights,
+            statistics=self._statistics,
+            fixed=dict(self._reason),
+            producers=producers,
+        )
+
+    def _first_labels(self, value: ir.Value) -> list[Labels]:
+        """Label a tensor that nothing produced: a weight gets fresh labels, an input none."""
+        shape = self.shape(value)
+        content = constant_of(value)
+        if content is None or not np.issubdtype(content.dtype, np.floating):
+            return [unlabelled(n) for n in shape]
+        self._weights.append(value.name or "")
+        axes = [self._fresh(n) if n > 1 else unlabelled(n) for n in shape]
+        # From IR 4 on, an initializer that is also an input may be overridden by the caller.
+        if value.is_graph_input() and self._ir_version >= 4:  # noqa: PLR2004
+            for labels in axes:
+                self.fix(labels, f"{value.name!r} is also an input of the graph")
+        return axes
+
+    def _fresh(self, size: int) -> Labels:
+        first = len(self._parent)
+        self._parent.extend(range(first, first + size))
+        return np.arange(first, first + size, dtype=np.int64)
+
+    def _root(self, x: int) -> int:
+        parent = self._parent
+        while parent[x] != x:
+            parent[x] = parent[parent[x]]
+            x = parent[x]
+        return x
+
+    def _read_off(self, node: ir.Node, result: list[Labels], moved: Array) -> None:
+        """Write the labels of a moved tensor into the axis that they vary along."""
+        varying = [
+            axis
+            for axis, size in enumerate(moved.shape)
+            if size > 1 and (moved != moved.take([0], axis)).any()
+        ]
+        if not varying:
+            # One label all over: it came down to single elements.
+            self.fix(
+                moved.reshape(-1)[:1], f"{ops.describe(node)} spreads this channel over all axes"
+            )
+            return
+        # An axis that was split into several: keep the longest part, couple across the others.
+        axis = max(varying, key=lambda a: moved.shape[a])
+        rows = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)
+        if len(varying) > 1:
+            for column in np.unique(rows, axis=1).T[1:]:
+                self.unite(rows[:, 0], column, f"{ops.describe(node)} splits these channels")
+        if result[axis].any():
+            # Two labelled axes merged into one: an index would need two labels.
+            self.fix(rows[:, 0], f"{ops.describe(node)} merges these channels with others")
+            return
+        result[axis] = rows[:, 0].astype(np.int64)
+
+
+def _captured(node: ir.Node) -> Iterable[ir.Value]:
+    """Yield the outer values that the node's subgraphs read."""
+    for attribute in node.attributes.values():
+        graphs = []
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                for value in inner.inputs:
+                    if value is not None and value.graph is not None and value.graph is node.graph:
+                        yield value
+            for output in graph.outputs:
+                if output.graph is not None and output.graph is node.graph:
+                    yield output

@@ -1,0 +1,94 @@
+"""From the spec's rates to a number of channels that each class keeps."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnxadmm.channels.classes import ChannelClass
+from onnxadmm.errors import SpecError, one_line
+from onnxadmm.spec import Prune
+
+ALIGNED_FROM = 32
+"""Classes of this size and more keep multiples of `ALIGNMENT` unless the spec says otherwise."""
+ALIGNMENT = 8
+"""Widths that are no multiple of it can lose half of a kernel's speed (README, measured)."""
+
+
+def patterns(layers: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the globs of a `layers` entry."""
+    return (layers,) if isinstance(layers, str) else layers
+
+
+def matches(names: Iterable[str], globs: tuple[str, ...]) -> bool:
+    """Whether any name matches any glob (case counts)."""
+    return any(fnmatch.fnmatchcase(n, g) for n in names for g in globs)
+
+
+def kept_count(size: int, rule: Prune) -> int:
+    """Return how many of `size` channels stay under the rule.
+
+    The nearest multiple of `round_to`, never fewer than `min_channels`, never more than there are.
+    """
+    step = rule.round_to or (ALIGNMENT if size >= ALIGNED_FROM else 1)
+    wanted = size * (1 - rule.amount)
+    rounded = step * max(1, math.floor(wanted / step + 0.5))
+    return min(size, max(rounded, rule.min_channels))
+
+
+def select(
+    classes: Sequence[ChannelClass], rules: Sequence[Prune], weights: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Choose how many channels each class keeps.
+
+    Args:
+        classes: All classes, fixed ones included.
+        rules: The spec's prune entries of structure `channel`, with their index in the spec; the last one
+            that matches a class holds.
+        weights: Layer name -> names of its weights, which globs may match too.
+
+    Returns:
+        Class name -> kept count, for the classes that lose channels.
+
+    Raises:
+        SpecError: A glob that matches no layer, or that names only channels that can't go.
+    """
+    targets: dict[str, int] = {}
+    for position, rule in enumerate(rules):
+        globs = patterns(rule.layers)
+        for glob in globs:
+            hit = [
+                c
+                for c in classes
+                if matches(
+                    (n for layer in c.layers for n in (layer, *weights.get(layer, ()))), (glob,)
+                )
+            ]
+            _check(glob, hit, classes, position)
+            for c in hit:
+                if not c.fixed:
+                    targets[c.name] = kept_count(c.size, rule)
+    sizes = {c.name: c.size for c in classes}
+    return {name: kept for name, kept in targets.items() if kept < sizes[name]}
+
+
+def _check(
+    glob: str, hit: list[ChannelClass], classes: Sequence[ChannelClass], position: int
+) -> None:
+    where = f"prune entry {position + 1}: layers {one_line(glob, 60)!r}"
+    if not hit:
+        names = [layer for c in classes for layer in c.layers]
+        near = difflib.get_close_matches(glob, names, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"layers are {_some(names)}"
+        raise SpecError(f"{where} matches no layer with weights; {one_line(hint, 140)}")
+    if glob != "*" and all(c.fixed for c in hit):
+        raise SpecError(
+            f"{where} can't lose channels: {one_line(hit[0].reason or '', 140)}; choose other layers"
+        )
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    shown = ", ".join(names[:limit]) or "none"
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,151 @@
+"""Decisions into the graph: mask every slice of the dead channels, or cut them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm import ops
+from onnxadmm.channels import Labelling
+from onnxadmm.graph import Probe, clear_stale, constant_of
+from onnxadmm.graph.constants import set_constant
+
+Array = np.ndarray[Any, Any]
+
+
+def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> ir.Model:
+    """Return a copy of the model with every slice of the dead channels set to zero.
+
+    This is the reference that the cut model is compared with: the same graph as the original's, so that
+    nothing but the channels differs.
+
+    Args:
+        model: The graph that was labelled.
+        labelling: Its labels.
+        dead: The labels that go.
+    """
+    masked = model.clone()
+    gone = np.array(sorted(dead), np.int64)
+    for value in _carriers(masked, labelling):
+        content = np.array(constant_of(value))
+        for axis, labels in enumerate(labelling.axes[value.name or ""]):
+            index: list[Any] = [slice(None)] * content.ndim
+            index[axis] = np.isin(labels, gone)
+            content[tuple(index)] = 0
+        set_constant(value, content)
+    return masked
+
+
+def cut_channels(
+    model: ir.Model, labelling: Labelling, probe: Probe, dead: Iterable[int]
+) -> ir.Model:
+    """Return a copy of the model without the dead channels.
+
+    Every tensor that carries a dead label loses that index, constants and attributes that held sizes are
+    mended by the operators' resize rules, and shapes recorded along the way are dropped. Names, opset,
+    metadata and the interface stay.
+
+    Args:
+        model: The graph that was labelled.
+        labelling: Its labels.
+        probe: Its shapes before the cut.
+        dead: The labels that go.
+    """
+    cut = model.clone()
+    scope = _Scope(cut, labelling, probe, dead)
+    if not scope.gone.size:
+        return cut
+    for value in _carriers(cut, labelling):
+        content = constant_of(value)
+        assert content is not None
+        for axis, labels in enumerate(labelling.axes[value.name or ""]):
+            stays = ~np.isin(labels, scope.gone)
+            if not stays.all():
+                content = np.compress(stays, content, axis=axis)
+        set_constant(value, content)
+    opsets = dict(cut.opset_imports)
+    for node in list(cut.graph):
+        operator = ops.find(node, opsets)
+        if operator is not None:
+            operator.resize(node, scope)
+    scope.drop_unread()
+    clear_stale(cut)
+    return cut
+
+
+def _carriers(model: ir.Model, labelling: Labelling) -> list[ir.Value]:
+    """Return the held tensors that carry labels."""
+    carrying = set(labelling.weights)
+    return [v for v in ops.held_tensors(model) if v.name in carrying]
+
+
+class _Scope:
+    """What resize rules may ask (`ops.CutScope`)."""
+
+    def __init__(
+        self, model: ir.Model, labelling: Labelling, probe: Probe, dead: Iterable[int]
+    ) -> None:
+        self.gone = np.array(sorted(dead), np.int64)
+        self._model = model
+        self._axes = labelling.axes
+        self._probe = probe
+        self._replaced: list[ir.Value] = []
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        return self._probe.shapes[value.name or ""]
+
+    def kept(self, value: ir.Value, axis: int) -> int:
+        labels = self._axes.get(value.name or "")
+        if labels is None:
+            return self.shape(value)[axis]
+        return int((~np.isin(labels[axis], self.gone)).sum())
+
+    def is_cut(self, value: ir.Value, axis: int) -> bool:
+        return self.kept(value, axis) != self.shape(value)[axis]
+
+    def constant(self, value: ir.Value | None) -> Array | None:
+        return constant_of(value)
+
+    def replace_constant(self, node: ir.Node, port: int, content: Array) -> None:
+        """Give the node a constant of its own: others may read the one that it had."""
+        old = node.inputs[port] if port < len(node.inputs) else None
+        taken = {
+            v.name for n in self._model.graph for v in (*n.inputs, *n.outputs) if v is not None
+        }
+        taken |= set(self._model.graph.initializers)
+        base = (old.name if old is not None else f"{node.outputs[0].name}_size") or "size"
+        name = next(c for c in _candidates(base) if c not in taken)
+        tensor = ir.tensor(content, name=name)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(content.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self._model.graph.register_initializer(value)
+        if port >= len(node.inputs):
+            node.resize_inputs(port + 1)
+        node.replace_input_with(port, value)
+        if old is not None:
+            self._replaced.append(old)
+
+    def drop_unread(self) -> None:
+        """Remove constants that were replaced and that nobody reads any more."""
+        for value in self._replaced:
+            if list(value.uses()) or value.is_graph_output() or value.is_graph_input():
+                continue
+            node = value.producer()
+            if node is not None and node.graph is not None:
+                node.graph.remove(node, safe=True)
+            elif node is None:
+                self._model.graph.initializers.pop(value.name or "", None)
+
+
+def _candidates(base: str) -> Iterable[str]:
+    n = 2
+    while True:
+        yield f"{base}_{n}"
+        n += 1

@@ -1,0 +1,8 @@
+"""The trainable torch module of a graph, its parameters bound to the graph's weights."""
+
+from __future__ import annotations
+
+from onnxadmm.modules.importing import Imported, import_model
+from onnxadmm.modules.writing import write_back
+
+__all__ = ["Imported", "import_model", "write_back"]

@@ -1,0 +1,32 @@
+"""Trained weights back into the graph that they came from, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm import ops
+from onnxadmm.graph.constants import set_constant
+
+
+def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Replace the content of the graph's weights, in place; names, order and types stay.
+
+    Args:
+        model: The graph that was imported.
+        weights: Name -> content in the original's shape and dtype.
+
+    Raises:
+        ValueError: A name that the graph doesn't hold, or another shape.
+    """
+    held = {v.name: v for v in ops.held_tensors(model)}
+    for name, content in weights.items():
+        value = held.get(name)
+        if value is None or value.const_value is None:
+            raise ValueError(f"the graph holds no tensor {name!r}")
+        if tuple(value.const_value.shape) != content.shape:
+            raise ValueError(f"{name!r} is {tuple(value.const_value.shape)}, got {content.shape}")
+        set_constant(value, content.astype(value.const_value.dtype.numpy(), copy=False))

@@ -1,0 +1,117 @@
+"""Convolutions: x [N, C, D1..Dn], weight [O, C/group, k1..kn], bias [O]."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.ops._attributes import integer
+from onnxadmm.ops._base import (
+    BuildScope,
+    CutScope,
+    LabelScope,
+    Operator,
+    Shapes,
+    describe,
+    register,
+    unlabelled,
+)
+from onnxadmm.ops.windows import read_window
+
+
+def _tie_groups(scope: LabelScope, labels: np.ndarray[Any, Any], group: int, reason: str) -> None:
+    """Couple position i of every group, so that every group keeps the same count."""
+    rows = labels.reshape(group, -1)
+    for row in rows[1:]:
+        scope.unite(rows[0], row, reason)
+
+
+@register
+class Conv(Operator):
+    """Convolution with groups, dilations, strides and any pads, over 1 to 3 spatial axes."""
+
+    op_type = "Conv"
+    versions = (1, 11, 22)
+    attributes = frozenset({"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"})
+    weight_ports = (1, 2)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Output axis: the weight's rows. Input axis: its columns, group by group."""
+        x, weight = node.inputs[0], node.inputs[1]
+        assert x is not None
+        assert weight is not None
+        group = integer(node, "group", 1)
+        reason = f"meets {describe(node)}"
+        x_axes, w_axes = scope.axes(x), scope.axes(weight)
+        channels, filters, columns = x_axes[1], w_axes[0], w_axes[1]
+        if group == 1:
+            scope.unite(channels, columns, reason)
+        elif len(columns) == 1:
+            # Depthwise: filter i reads channel i // multiplier, and goes with it.
+            multiplier = len(filters) // group
+            for k in range(multiplier):
+                scope.unite(channels, filters[k::multiplier], reason)
+        else:
+            _tie_groups(scope, channels, group, reason)
+            _tie_groups(scope, filters, group, reason)
+            scope.unite(channels[: len(columns)], columns, reason)
+        for spatial in w_axes[2:]:
+            scope.fix(spatial, f"a kernel position of {describe(node)}")
+        bias = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
+        if bias is not None:
+            scope.unite(filters, scope.axes(bias)[0], reason)
+        scope.produce(node, filters)
+        out = scope.shape(node.outputs[0])
+        scope.assign(
+            node.outputs[0], [unlabelled(out[0]), filters, *(unlabelled(n) for n in out[2:])]
+        )
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """A depthwise convolution has as many groups as channels: fewer channels, fewer groups."""
+        x, weight = node.inputs[0], node.inputs[1]
+        assert x is not None
+        assert weight is not None
+        if integer(node, "group", 1) > 1 and scope.shape(weight)[1] == 1 and scope.is_cut(x, 1):
+            node.attributes["group"] = ir.AttrInt64("group", scope.kept(x, 1))
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's convolution; asymmetric pads become a pad before it."""
+        import torch.nn.functional as F  # noqa: N812
+
+        x, weight = node.inputs[0], node.inputs[1]
+        assert x is not None
+        assert weight is not None
+        shape = scope.shape(weight)
+        dimensions = len(shape) - 2
+        functions = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+        if dimensions not in functions:
+            raise UnsupportedError(
+                f"{describe(node)}: a convolution over {dimensions} spatial axes has no torch "
+                "counterpart; compress without training"
+            )
+        window = read_window(node, shape[2:], scope.shape(x)[2:])
+        data = scope.tensor(x)
+        padding = window.before
+        if not window.symmetric:
+            data = scope.call(F.pad, data, window.torch_pads())
+            padding = (0,) * dimensions
+        return scope.call(
+            functions[dimensions],
+            data,
+            scope.tensor(weight),
+            scope.tensor(node.inputs[2]) if len(node.inputs) > 2 else None,  # noqa: PLR2004
+            stride=window.strides,
+            padding=padding,
+            dilation=window.dilations,
+            groups=integer(node, "group", 1),
+        )
+
+    def macs(self, node: ir.Node, shapes: Shapes) -> int:
+        """Output elements times the weights that each one reads; the bias isn't counted."""
+        assert node.inputs[1] is not None
+        weight = shapes[node.inputs[1].name or ""]
+        return math.prod(shapes[node.outputs[0].name or ""]) * math.prod(weight[1:])

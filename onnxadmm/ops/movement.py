@@ -1,0 +1,342 @@
+"""Operators that only move data. One generic rule serves them: run them on labels and read the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.ops._attributes import integer, integers
+from onnxadmm.ops._base import (
+    BuildScope,
+    CutScope,
+    LabelScope,
+    Operator,
+    describe,
+    fix_all,
+    normal_axis,
+    register,
+    unlabelled,
+)
+from onnxadmm.ops.activation import Passing
+
+Array = np.ndarray[Any, Any]
+
+
+class Reshaping(Operator):
+    """The same elements in the same order under another shape."""
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Reshape the labels as the probe saw the data reshaped."""
+        shape = scope.shape(node.outputs[0])
+        scope.move(node, lambda x, *_: x.reshape(shape))
+
+
+@register
+class Reshape(Reshaping):
+    """To the shape that the second input holds; 0 keeps an axis, -1 takes the rest."""
+
+    op_type = "Reshape"
+    versions = (5, 13, 14, 19, 21, 23, 24, 25)
+    attributes = frozenset({"allowzero"})
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Write the new size of each axis that shrank into the shape constant."""
+        target = scope.constant(node.inputs[1])
+        output = node.outputs[0]
+        cut = [a for a in range(len(scope.shape(output))) if scope.is_cut(output, a)]
+        if target is None or not cut:
+            return
+        new = target.astype(np.int64).copy()
+        for axis in cut:
+            if new[axis] > 0:
+                new[axis] = scope.kept(output, axis)
+        if not np.array_equal(new, target):
+            scope.replace_constant(node, 1, new)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's reshape, with 0 replaced by the axis that it keeps."""
+        import torch
+
+        x, shape = node.inputs[0], node.inputs[1]
+        assert x is not None
+        target = scope.constant(shape)
+        if target is None:
+            return scope.call(_reshape_to, scope.tensor(x), scope.tensor(shape))
+        data = scope.tensor(x)
+        keep = not integer(node, "allowzero", 0)
+        sizes = [
+            scope.call(torch.Tensor.size, data, axis) if keep and n == 0 else n
+            for axis, n in enumerate(int(n) for n in target)
+        ]
+        return scope.call(torch.reshape, data, tuple(sizes))
+
+
+def _reshape_to(x: Any, shape: Any) -> Any:
+    """Reshape `x` to a shape that is itself a tensor."""
+    return x.reshape([x.shape[a] if n == 0 else n for a, n in enumerate(shape.tolist())])
+
+
+@register
+class Flatten(Reshaping):
+    """To two axes: those before `axis` and the others."""
+
+    op_type = "Flatten"
+    versions = (1, 9, 11, 13, 21, 23, 24, 25)
+    attributes = frozenset({"axis"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's flatten where one axis stands before, reshape elsewhere."""
+        import torch
+
+        assert node.inputs[0] is not None
+        x, rank = scope.tensor(node.inputs[0]), scope.rank(node.inputs[0])
+        axis = normal_axis(integer(node, "axis", 1), rank)
+        if axis == 1 and rank > 1:
+            return scope.call(torch.flatten, x, 1)
+        return scope.call(_flatten_at, x, axis)
+
+
+def _flatten_at(x: Any, axis: int) -> Any:
+    """Flatten to [product before axis, product from axis on]."""
+    rows = int(np.prod(x.shape[:axis], dtype=np.int64))
+    return x.reshape(rows, int(np.prod(x.shape[axis:], dtype=np.int64)))
+
+
+def _axes(node: ir.Node, constant: Array | None, rank: int) -> list[int] | None:
+    """Return the axes of Squeeze or Unsqueeze, from the attribute or the second input."""
+    given = node.attributes.get("axes")
+    values = list(given.as_ints()) if given is not None else None
+    if values is None and constant is not None:
+        values = [int(a) for a in constant.reshape(-1)]
+    return None if values is None else sorted(normal_axis(a, rank) for a in values)
+
+
+@register
+class Squeeze(Reshaping):
+    """Drop axes of size 1."""
+
+    op_type = "Squeeze"
+    versions = (1, 11, 13, 21, 23, 24, 25)
+    attributes = frozenset({"axes"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's squeeze."""
+        import torch
+
+        assert node.inputs[0] is not None
+        second = node.inputs[1] if len(node.inputs) > 1 else None
+        axes = _axes(node, scope.constant(second), scope.rank(node.inputs[0]))
+        x = scope.tensor(node.inputs[0])
+        return scope.call(torch.squeeze, x, tuple(axes)) if axes else scope.call(torch.squeeze, x)
+
+
+@register
+class Unsqueeze(Reshaping):
+    """Insert axes of size 1."""
+
+    op_type = "Unsqueeze"
+    versions = (1, 11, 13, 21, 23, 24, 25)
+    attributes = frozenset({"axes"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's unsqueeze, axis by axis from the front."""
+        import torch
+
+        second = node.inputs[1] if len(node.inputs) > 1 else None
+        axes = _axes(node, scope.constant(second), scope.rank(node.outputs[0]))
+        if axes is None:
+            raise UnsupportedError(f"{describe(node)}: axes that are computed at run time")
+        x = scope.tensor(node.inputs[0])
+        for axis in axes:
+            x = scope.call(torch.unsqueeze, x, axis)
+        return x
+
+
+@register
+class Transpose(Operator):
+    """Axes in another order."""
+
+    op_type = "Transpose"
+    versions = (1, 13, 21, 23, 24, 25)
+    attributes = frozenset({"perm"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Permute the labels: no axis is mixed with another."""
+        assert node.inputs[0] is not None
+        axes = scope.axes(node.inputs[0])
+        order = integers(node, "perm", range(len(axes))[::-1])
+        scope.assign(node.outputs[0], [axes[a] for a in order])
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's permute."""
+        import torch
+
+        assert node.inputs[0] is not None
+        order = integers(node, "perm", range(scope.rank(node.inputs[0]))[::-1])
+        return scope.call(torch.permute, scope.tensor(node.inputs[0]), tuple(order))
+
+
+@register
+class Concat(Operator):
+    """Tensors one behind the other along an axis."""
+
+    op_type = "Concat"
+    versions = (4, 11, 13)
+    attributes = frozenset({"axis"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Labels one behind the other; across the other axes they meet."""
+        operands = [scope.axes(v) for v in node.inputs if v is not None]
+        axis = normal_axis(integer(node, "axis", 0), len(operands[0]))
+        result = list(operands[0])
+        for operand in operands[1:]:
+            for a, labels in enumerate(operand):
+                if a != axis:
+                    scope.unite(result[a], labels, f"meets {describe(node)}")
+        result[axis] = np.concatenate([o[axis] for o in operands])
+        scope.assign(node.outputs[0], result)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's cat."""
+        import torch
+
+        tensors = [scope.tensor(v) for v in node.inputs if v is not None]
+        return scope.call(torch.cat, tensors, dim=integer(node, "axis", 0))
+
+
+@register
+class Split(Operator):
+    """A tensor in pieces along an axis."""
+
+    op_type = "Split"
+    versions = (2, 11, 13, 18)
+    attributes = frozenset({"axis", "split", "num_outputs"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Split the labels at the places where the data is split."""
+        assert node.inputs[0] is not None
+        axes = scope.axes(node.inputs[0])
+        axis = normal_axis(integer(node, "axis", 0), len(axes))
+        start = 0
+        for output in node.outputs:
+            size = scope.shape(output)[axis]
+            pieces = list(axes)
+            pieces[axis] = axes[axis][start : start + size]
+            scope.assign(output, pieces)
+            start += size
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Write the new sizes; without given ones, equal parts must stay equal or be written out."""
+        axis = normal_axis(integer(node, "axis", 0), len(scope.shape(node.outputs[0])))
+        if not any(scope.is_cut(o, axis) for o in node.outputs):
+            return
+        sizes = [scope.kept(o, axis) for o in node.outputs]
+        if "split" in node.attributes:
+            node.attributes["split"] = ir.AttrInt64s("split", sizes)
+        elif len(node.inputs) > 1 and node.inputs[1] is not None:
+            scope.replace_constant(node, 1, np.array(sizes, np.int64))
+        elif len(set(sizes)) > 1:
+            if node.version is not None and node.version < 13:  # noqa: PLR2004
+                node.attributes["split"] = ir.AttrInt64s("split", sizes)
+            else:
+                node.attributes.pop("num_outputs", None)
+                scope.replace_constant(node, 1, np.array(sizes, np.int64))
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's split with the sizes that the probe saw."""
+        import operator
+
+        import torch
+
+        axis = integer(node, "axis", 0)
+        sizes = [scope.shape(o)[axis] for o in node.outputs]
+        pieces = scope.call(torch.split, scope.tensor(node.inputs[0]), sizes, dim=axis)
+        return tuple(scope.call(operator.getitem, pieces, i) for i in range(len(sizes)))
+
+
+@register
+class Cast(Passing):
+    """The same values in another type."""
+
+    op_type = "Cast"
+    versions = (6, 9, 13, 19, 21, 23, 24, 25)
+    attributes = frozenset({"to", "saturate", "round_mode"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's to."""
+        import torch
+
+        to = ir.DataType(integer(node, "to", 1)).numpy()
+        kind = torch.from_numpy(np.zeros(1, to)).dtype
+        return scope.call(torch.Tensor.to, scope.tensor(node.inputs[0]), kind)
+
+
+@register
+class Pad(Operator):
+    """Elements before and behind each axis."""
+
+    op_type = "Pad"
+    versions = (2, 11, 13, 18, 19, 21, 23, 24, 25)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Axes that aren't padded keep their labels; padded channels are fixed."""
+        assert node.inputs[0] is not None
+        axes = list(scope.axes(node.inputs[0]))
+        shape = scope.shape(node.outputs[0])
+        for a, labels in enumerate(axes):
+            if len(labels) != shape[a]:
+                scope.fix(labels, f"{describe(node)} pads along these channels")
+                axes[a] = unlabelled(shape[a])
+        scope.assign(node.outputs[0], axes)
+
+
+@register
+class Shape(Operator):
+    """The sizes of a tensor."""
+
+    op_type = "Shape"
+    versions = (1, 13, 15, 19, 21, 23, 24, 25)
+    attributes = frozenset({"start", "end"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix the channels of a tensor whose size is read: what is done with it isn't followed yet."""
+        fix_all(node, scope, f"{describe(node)} reads their number at run time")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Return the sizes as an int64 tensor."""
+        start = integer(node, "start", 0)
+        end = node.attributes["end"].as_int() if "end" in node.attributes else None
+        return scope.call(_sizes, scope.tensor(node.inputs[0]), start, end)
+
+
+def _sizes(x: Any, start: int, end: int | None) -> Any:
+    """Return the sizes of `x` from axis `start` to before `end` as an int64 tensor."""
+    import torch
+
+    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
+
+
+@register
+class Constant(Operator):
+    """A tensor that the graph holds."""
+
+    op_type = "Constant"
+    versions = (1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
+    attributes = frozenset(
+        {
+            "value",
+            "value_float",
+            "value_floats",
+            "value_int",
+            "value_ints",
+            "value_string",
+            "value_strings",
+            "sparse_value",
+        }
+    )
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Leave it to the scope: a float constant is a weight like any other."""

@@ -1,0 +1,79 @@
+"""What sliding windows share: convolutions and poolings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.ops._attributes import integer, integers, text
+from onnxadmm.ops._base import describe
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window over the spatial axes, as the standard's attributes describe it.
+
+    `before` and `after` are the pads of each spatial axis, in elements.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    ceil: bool = False
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether torch can pad by itself: the same on both sides."""
+        return self.before == self.after
+
+    def torch_pads(self) -> list[int]:
+        """Return the pads in the order of `torch.nn.functional.pad`: last axis first."""
+        pairs = zip(reversed(self.before), reversed(self.after), strict=True)
+        return [p for pair in pairs for p in pair]
+
+
+def read_window(node: ir.Node, kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Window:
+    """Read the attributes of a Conv or a pooling.
+
+    Args:
+        node: The node.
+        kernel: The kernel's shape, from the attribute or the weight.
+        spatial: The input's concrete spatial shape; SAME pads depend on it.
+
+    Raises:
+        UnsupportedError: A kernel, stride or dilation below 1, or an unknown auto_pad.
+    """
+    ones = [1] * len(kernel)
+    strides = tuple(integers(node, "strides", ones))
+    dilations = tuple(integers(node, "dilations", ones))
+    if min((*kernel, *strides, *dilations), default=1) < 1:
+        raise UnsupportedError(
+            f"{describe(node)}: kernel {kernel}, strides {strides} and dilations {dilations} must be "
+            "at least 1; the model is damaged"
+        )
+    auto = text(node, "auto_pad", "NOTSET")
+    n = len(kernel)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        before, after = [], []
+        for size, k, s, d in zip(spatial, kernel, strides, dilations, strict=True):
+            total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            small, large = total // 2, total - total // 2
+            before.append(small if auto == "SAME_UPPER" else large)
+            after.append(large if auto == "SAME_UPPER" else small)
+    elif auto in ("NOTSET", "VALID"):
+        pads = integers(node, "pads", [0] * 2 * n) if auto == "NOTSET" else [0] * 2 * n
+        before, after = pads[:n], pads[n:]
+    else:
+        raise UnsupportedError(f"{describe(node)}: auto_pad {auto!r} is not in the standard")
+    return Window(
+        kernel,
+        strides,
+        dilations,
+        tuple(before),
+        tuple(after),
+        ceil=bool(integer(node, "ceil_mode", 0)),
+    )

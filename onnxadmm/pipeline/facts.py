@@ -1,0 +1,121 @@
+"""From what the stages found to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from onnxadmm import bench
+from onnxadmm._version import __version__
+from onnxadmm.channels import ChannelClass
+from onnxadmm.compact import Account
+from onnxadmm.report import (
+    BatchLatency,
+    Epoch,
+    LatencyFacts,
+    ModelFacts,
+    Ratios,
+    Report,
+    SpeedupFacts,
+    Unmeasured,
+    judge,
+)
+from onnxadmm.report import ChannelClass as ReportedClass
+from onnxadmm.spec import Spec
+from onnxadmm.training import EpochRecord
+
+Name = Literal["original", "pruned", "compressed"]
+Timings = Sequence[bench.Comparison | bench.Unmeasured]
+
+
+def settings(spec: Spec) -> list[bench.Setting]:
+    """Return what the spec's benchmark asks for, provider by provider."""
+    b = spec.benchmark
+    return [bench.Setting(p, n, b.threads) for p in b.providers for n in b.batch_sizes]
+
+
+def model_facts(
+    name: Name, account: Account, metrics: Mapping[str, float], timings: Timings
+) -> ModelFacts:
+    """Collect what is known of one model."""
+    by_provider: dict[str, dict[int, BatchLatency]] = {}
+    memory: list[int] = []
+    session: list[float] = []
+    for timing in timings:
+        if isinstance(timing, bench.Unmeasured) or name not in timing.measurements:
+            continue
+        measured, setting = timing.measurements[name], timing.setting
+        by_provider.setdefault(setting.provider, {})[setting.batch_size] = BatchLatency.of(
+            measured.latency.samples_ms, setting.batch_size
+        )
+        memory.append(measured.peak_memory_bytes)
+        session.append(measured.session_s)
+    return ModelFacts(
+        file_bytes=account.file_bytes,
+        parameters=account.parameters,
+        nonzero_parameters=account.nonzero_parameters,
+        macs=account.macs,
+        metrics=dict(metrics),
+        latency={p: LatencyFacts.of(batches) for p, batches in by_provider.items()},
+        peak_memory_bytes=max(memory, default=None),
+        session_s=min(session, default=None),
+    )
+
+
+def ratios(name: Name, original: ModelFacts, facts: ModelFacts, timings: Timings) -> Ratios:
+    """Compare a model with the original."""
+    speedups: dict[str, dict[int, SpeedupFacts]] = {}
+    for timing in timings:
+        if isinstance(timing, bench.Comparison) and name in timing.speedups:
+            s = timing.speedups[name]
+            speedups.setdefault(timing.setting.provider, {})[timing.setting.batch_size] = (
+                SpeedupFacts(ratio=s.ratio, low=s.low, high=s.high)
+            )
+    return Ratios.between(original, facts, speedups)
+
+
+def unmeasured(timings: Timings) -> list[Unmeasured]:
+    """Return what the benchmark could not measure, and why."""
+    return [
+        Unmeasured(what=f"latency on {t.setting}", reason=t.reason)
+        for t in timings
+        if isinstance(t, bench.Unmeasured)
+    ]
+
+
+def reported_classes(
+    classes: Sequence[ChannelClass], kept: Mapping[str, int]
+) -> list[ReportedClass]:
+    """Return the classes as the report lists them."""
+    return [
+        ReportedClass(
+            class_name=c.name,
+            members=c.layers,
+            size=c.size,
+            kept=kept.get(c.name, c.size),
+            fixed=c.fixed,
+            reason=c.reason,
+        )
+        for c in classes
+    ]
+
+
+def epochs(history: Sequence[EpochRecord]) -> list[Epoch]:
+    """Return the history as the report lists it."""
+    return [Epoch.model_validate(_plain(r)) for r in history]
+
+
+def _plain(record: EpochRecord) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def judged(report: Report, spec: Spec) -> Report:
+    """Return the report with the spec's gates judged."""
+    return report.model_copy(update={"gates": tuple(judge(spec.gates, report))})
+
+
+def version() -> str:
+    """Return the version that goes into the report."""
+    return __version__

@@ -1,0 +1,488 @@
+"""The whole flow, a stage a line. The only place that knows every stage."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm import bench, ops
+from onnxadmm._version import __version__
+from onnxadmm.channels import dead_labels
+from onnxadmm.compact import (
+    TOLERANCE,
+    Account,
+    Proof,
+    account,
+    compare_outputs,
+    cut_channels,
+    mask_channels,
+    prove,
+)
+from onnxadmm.data import Dataset, fingerprint
+from onnxadmm.errors import UnsupportedError, VerificationError
+from onnxadmm.graph import Probe, constant_of, model_bytes, pin_dims, probe, random_inputs
+from onnxadmm.pipeline import facts
+from onnxadmm.pipeline.analysis import (
+    Analysis,
+    analyse,
+    channel_targets,
+    constraints,
+    quantize_rules,
+    trainable_weights,
+)
+from onnxadmm.pipeline.output import check_output, locked, write_all
+from onnxadmm.pipeline.request import (
+    ModelLike,
+    Request,
+    Samples,
+    SpecLike,
+    load_samples,
+    output_index,
+    resolve,
+)
+from onnxadmm.progress import Progress, Silent, StopRequest, Tick
+from onnxadmm.report import Report, Stage, Verification, render_all
+from onnxadmm.spec import dump_spec
+
+Array = np.ndarray[Any, Any]
+
+IMPORT_TOLERANCE = 1e-4
+"""Largest error of the imported module against ONNX Runtime, relative to the output's largest value."""
+PROOF_SAMPLES = 64
+IMPORT_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a compression leaves.
+
+    Attributes:
+        model: The compressed graph.
+        pruned: The graph after cutting and before quantization; the same where nothing is quantized.
+        report: All that was measured.
+        files: What the output folder receives: name -> content.
+    """
+
+    model: ir.Model
+    pruned: ir.Model
+    report: Report
+    files: dict[str, bytes | str] = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate was passed."""
+        return all(g.passed for g in self.report.gates)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and the reports into a folder."""
+        target = Path(folder)
+        check_output(target, None)
+        with locked(target):
+            write_all(target, self.files)
+
+
+def compress(
+    model: ModelLike,
+    spec: SpecLike,
+    *,
+    output: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Result:
+    """Compress a model as the spec says, prove the result, measure it, and judge the gates.
+
+    Args:
+        model: An ONNX file, or a graph in memory. It is never modified.
+        spec: A YAML or JSON file, a mapping, or a `Spec`.
+        output: A folder for the result and for checkpoints; without it nothing is written.
+        overrides: `key=value` pairs over the spec.
+        resume: Go on from the folder's newest checkpoint.
+        progress: Listens to what happens.
+        stop: Asked during training whether the run shall stop; its state is saved before it does.
+
+    Returns:
+        The compressed graph with its report. A gate that failed doesn't raise: see `Result.passed`.
+
+    Raises:
+        OnnxadmmError: See `onnxadmm.errors`.
+    """
+    request = resolve(model, spec, overrides)
+    listener = progress or Silent()
+    if output is None:
+        return _Run(request, listener, None, resume=False, stop=stop).run()
+    folder = Path(output)
+    source = (
+        Path(cast("str", model))
+        if not isinstance(model, ir.Model) and not hasattr(model, "graph")
+        else None
+    )
+    check_output(folder, source)
+    with locked(folder):
+        result = _Run(request, listener, folder, resume=resume, stop=stop).run()
+        write_all(folder, result.files)
+    return result
+
+
+class _Run:
+    """One compression. Its methods are the stages, in order."""
+
+    def __init__(
+        self,
+        request: Request,
+        progress: Progress,
+        folder: Path | None,
+        *,
+        resume: bool,
+        stop: StopRequest | None,
+    ) -> None:
+        self.request = request
+        self.spec = request.spec
+        self.progress = progress
+        self.folder = folder
+        self.resume = resume
+        self.stop = stop
+        self.stages: list[Stage] = []
+        self.warnings: list[str] = []
+        self.history: list[Any] = []
+        self.import_error: float | None = None
+
+    def run(self) -> Result:
+        """Go through all stages."""
+        with self._stage("analyse"):
+            analysis = analyse(self.request.model)
+            targets = channel_targets(analysis, self.spec)
+            rules = quantize_rules(analysis, self.spec)
+        with self._stage("data"):
+            samples = load_samples(self.request, analysis.probe)
+        kept, trained = self._decide(analysis, targets, samples)
+        with self._stage("cut"):
+            dead = dead_labels(analysis.classes, kept)
+            pruned = cut_channels(trained, analysis.labelling, analysis.probe, dead)
+            seen = probe(pruned)
+        with self._stage("prove"):
+            masked = mask_channels(trained, analysis.labelling, dead)
+            proof = prove(masked, pruned, self._proof_feeds(samples))
+        with self._stage("quantize"):
+            compressed = self._quantize(pruned, rules, samples)
+        with self._stage("evaluate"):
+            models = {"original": self.request.model, "pruned": pruned, "compressed": compressed}
+            if compressed is pruned:
+                del models["pruned"]
+            metrics = self._evaluate(models, samples)
+        with self._stage("benchmark"):
+            timings = self._benchmark(models, samples)
+        accounts = self._accounts(models, analysis.probe, seen)
+        sizes = {name: int(mask.sum()) for name, mask in kept.items()}
+        report = self._report(
+            analysis=analysis,
+            kept=sizes,
+            proof=proof,
+            accounts=accounts,
+            metrics=metrics,
+            timings=timings,
+        )
+        files: dict[str, bytes | str] = {"spec.yaml": dump_spec(self.spec)}
+        if compressed is not pruned:
+            files["model.float.onnx"] = model_bytes(pruned)
+        files.update(render_all(report))
+        files["model.onnx"] = model_bytes(compressed)
+        return Result(compressed, pruned, report, files)
+
+    # --- stages
+
+    def _decide(
+        self, analysis: Analysis, targets: Mapping[str, int], samples: Samples | None
+    ) -> tuple[dict[str, Array], ir.Model]:
+        """Find which channels stay and the weights that go with them, by training or in one shot.
+
+        Returns:
+            Class name -> mask of the channels that stay, and the graph with its new weights.
+        """
+        import torch
+
+        from onnxadmm.admm import kept_channels
+        from onnxadmm.modules import write_back
+
+        schedule = self.spec.schedule
+        shapes = trainable_weights(self.request.model)
+        sets = constraints(analysis, self.spec, shapes, targets)
+        trained = self.request.model.clone()
+        if samples is None or not sets or not (schedule.epochs or schedule.retrain):
+            with self._stage("project"):
+                values = ops.weights(trained)
+                weights = {n: torch.from_numpy(np.array(constant_of(values[n]))) for n in shapes}
+                masks: dict[str, torch.Tensor] = {}
+                for c in sets:
+                    for n, mask in c.masks({t: weights[t] for t in c.tensors}).items():
+                        masks[n] = mask if n not in masks else masks[n] & mask
+                new = {n: (weights[n] * mask).numpy() for n, mask in masks.items()}
+        else:
+            masks, new = self._train(analysis, sets, samples)
+        write_back(trained, new)
+        kept = {
+            c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in targets
+        }
+        return kept, trained
+
+    def _train(self, analysis: Analysis, sets: Sequence[Any], samples: Samples) -> tuple[Any, Any]:
+        import torch
+
+        from onnxadmm.modules import import_model
+        from onnxadmm.training import CheckpointStore, Trainer
+
+        with self._stage("import"):
+            imported = import_model(self.request.model, analysis.probe)
+            self.import_error = self._check_import(imported, samples.train)
+        with self._stage("train"):
+            store = None
+            if self.folder is not None:
+                identity = self._identity(samples, torch.__version__, torch.get_num_threads())
+                store = CheckpointStore(self.folder / "checkpoints", identity)
+                if not self.resume:
+                    store.clear()
+            assert self.spec.data is not None
+            trainer = Trainer(
+                imported,
+                sets,
+                train=samples.train,
+                evaluate=samples.evaluate,
+                batch_size=self.spec.data.batch_size,
+                objective=self.spec.objective,
+                output=output_index(self.spec, self.request.model),
+                schedule=self.spec.schedule,
+                seed=self.spec.seed,
+                progress=self.progress,
+                store=store,
+                stop=self.stop,
+            )
+            result = trainer.run()
+        self.history = result.history
+        return {n: m.cpu() for n, m in result.masks.items()}, imported.weights()
+
+    def _check_import(self, imported: Any, data: Dataset) -> float:
+        """Compare the torch module with ONNX Runtime on real samples, before anything is trained."""
+        import torch
+
+        inputs, _ = data.batch(slice(0, self._rows(IMPORT_SAMPLES, len(data))))
+        session = bench.open_session(model_bytes(self.request.model), name="the original")
+        expected = session.run(list(imported.outputs), inputs)
+        imported.module.eval()
+        with torch.inference_mode():
+            got = imported.module(*(torch.from_numpy(inputs[n]) for n in imported.inputs))
+        error = compare_outputs(expected, [np.asarray(g.numpy()) for g in got])
+        if not error <= IMPORT_TOLERANCE:
+            raise VerificationError(
+                f"the imported model differs from ONNX Runtime by {error:.2g} of the largest output (allowed "
+                f"{IMPORT_TOLERANCE:g}); this is a bug in onnxadmm, please report the model"
+            )
+        return error
+
+    def _quantize(
+        self, pruned: ir.Model, rules: Sequence[Any], samples: Samples | None
+    ) -> ir.Model:
+        if not rules or samples is None:
+            return pruned
+        from onnxadmm.quantize import quantize
+
+        settings = rules[0][0].activations
+        wanted = min(settings.samples, len(samples.train))
+        step = self._rows(64, wanted)
+        whole = range(0, wanted - step + 1, step)
+        feeds = (samples.train.batch(slice(s, s + step))[0] for s in whole)
+        result = quantize(pruned, rules, feeds)
+        for text in result.notes:
+            self._warn(text)
+        return result.model
+
+    def _evaluate(
+        self, models: Mapping[str, ir.Model], samples: Samples | None
+    ) -> dict[str, dict[str, float]]:
+        """Measure the spec's metric on the held-out samples, in ONNX Runtime."""
+        from onnxadmm.training import measure
+
+        if samples is None or samples.evaluate is None:
+            return {name: {} for name in models}
+        data, metric = samples.evaluate, self.spec.objective.resolved_metric
+        output = (
+            self.request.model.graph.outputs[output_index(self.spec, self.request.model)].name or ""
+        )
+        inputs, labels = data.batch(slice(0, len(data)))
+        original: Array | None = None
+        found: dict[str, dict[str, float]] = {}
+        for done, (name, model) in enumerate(models.items()):
+            session = bench.open_session(model_bytes(model), name=f"the {name} model")
+            got = bench.run_batched(session, inputs, 64)[output]
+            original = got if original is None else original
+            value = measure(metric, got, labels, original)
+            found[name] = {} if value is None else {metric: value}
+            text = name if value is None else f"{name}: {metric} {value:.4f}"
+            self._tick(done + 1, len(models), text)
+        return found
+
+    def _benchmark(
+        self, models: Mapping[str, ir.Model], samples: Samples | None
+    ) -> Sequence[bench.Comparison | bench.Unmeasured]:
+        """Time the models in pairs, interleaved, each in a process of its own."""
+        if samples is None:
+            self.progress.note("no data: timing with random inputs")
+        done = 0
+
+        def tell(text: str) -> None:
+            nonlocal done
+            done += 1
+            self._tick(done, 0, text)
+
+        return bench.compare(
+            {name: model_bytes(m) for name, m in models.items()},
+            facts.settings(self.spec),
+            lambda n: self._feed(n, samples),
+            rounds=self.spec.benchmark.rounds,
+            seed=self.spec.seed,
+            progress=tell,
+        )
+
+    def _accounts(
+        self, models: Mapping[str, ir.Model], before: Probe, after: Probe
+    ) -> dict[str, Account]:
+        """Count parameters and MACs; an int8 graph has those of its float one, and its own file."""
+        original = account(models["original"], before)
+        pruned = models.get("pruned", models["compressed"])
+        cut = account(pruned, after)
+        compressed = Account(
+            len(model_bytes(models["compressed"])),
+            cut.parameters,
+            cut.nonzero_parameters,
+            cut.macs,
+            cut.uncounted,
+        )
+        if original.uncounted:
+            self._warn(f"MACs of {', '.join(original.uncounted)} are not counted")
+        return {"original": original, "pruned": cut, "compressed": compressed}
+
+    def _report(
+        self,
+        *,
+        analysis: Analysis,
+        kept: Mapping[str, int],
+        proof: Proof,
+        accounts: Mapping[str, Account],
+        metrics: Mapping[str, Mapping[str, float]],
+        timings: Sequence[bench.Comparison | bench.Unmeasured],
+    ) -> Report:
+        original = facts.model_facts("original", accounts["original"], metrics["original"], timings)
+        compressed = facts.model_facts(
+            "compressed", accounts["compressed"], metrics["compressed"], timings
+        )
+        pruned = None
+        if "pruned" in metrics:
+            pruned = facts.model_facts("pruned", accounts["pruned"], metrics["pruned"], timings)
+        report = Report(
+            onnxadmm=__version__,
+            created=datetime.now(UTC).date().isoformat(),
+            model=self.request.name,
+            spec=self.spec.model_dump(mode="json", exclude_none=True),
+            seed=self.spec.seed,
+            original=original,
+            compressed=compressed,
+            pruned=pruned,
+            ratios=facts.ratios("compressed", original, compressed, timings),
+            pruned_ratios=facts.ratios("pruned", original, pruned, timings) if pruned else None,
+            verification=Verification(
+                cut_vs_masked_max_error=proof.max_error,
+                import_max_error=self.import_error,
+                tolerance=TOLERANCE,
+                samples=proof.samples,
+                passed=True,
+            ),
+            channels=tuple(facts.reported_classes(analysis.classes, kept)),
+            history=tuple(facts.epochs(self.history)),
+            warnings=tuple(self.warnings),
+            unmeasured=tuple(facts.unmeasured(timings)),
+            stages=tuple(self.stages),
+            environment=bench.environment(),
+        )
+        return facts.judged(report, self.spec)
+
+    # --- inputs
+
+    def _fixed_batch(self) -> int | None:
+        """Return the batch size that the model insists on, or None where it is open."""
+        for value in self.request.model.graph.inputs:
+            if value.name in self.request.model.graph.initializers or value.shape is None:
+                continue
+            if len(value.shape) and isinstance(value.shape[0], int) and value.shape[0] > 0:
+                return value.shape[0]
+        return None
+
+    def _rows(self, wanted: int, there: int) -> int:
+        """Return how many samples to feed at once."""
+        fixed = self._fixed_batch()
+        if fixed is not None and fixed > there:
+            raise UnsupportedError(
+                f"the model takes batches of {fixed} and the data has {there} samples; give more data"
+            )
+        return fixed or max(1, min(wanted, there))
+
+    def _feed(self, batch: int, samples: Samples | None) -> dict[str, Array]:
+        """Return inputs for a batch: real samples, repeated if there are too few; else random ones."""
+        if samples is None:
+            shapes = pin_dims(self.request.model, batch)
+            return random_inputs(self.request.model, shapes, np.random.default_rng(self.spec.seed))
+        data = samples.evaluate or samples.train
+        inputs, _ = data.batch(np.arange(batch) % len(data))
+        return inputs
+
+    def _proof_feeds(self, samples: Samples | None) -> list[dict[str, Array]]:
+        """Return real inputs where there are some, and always random ones."""
+        rng = np.random.default_rng([self.spec.seed, 1])
+        shapes = pin_dims(self.request.model, 2)
+        feeds = [random_inputs(self.request.model, shapes, rng)]
+        if samples is not None:
+            data = samples.evaluate or samples.train
+            inputs, _ = data.batch(slice(0, self._rows(PROOF_SAMPLES, len(data))))
+            feeds.append(inputs)
+        return feeds
+
+    def _identity(self, samples: Samples, torch_version: str, threads: int) -> dict[str, str]:
+        """Return what a checkpoint belongs to: everything that the training depends on."""
+        wanted = {"data", "objective", "prune", "schedule", "seed"}
+        spec = self.spec.model_dump(mode="json", include=wanted)
+        return {
+            "model": self.request.digest,
+            "spec": hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest(),
+            "data": fingerprint(samples.train),
+            "evaluation data": fingerprint(samples.evaluate) if samples.evaluate else "none",
+            "onnxadmm version": __version__,
+            "torch version": torch_version,
+            "python version": platform.python_version(),
+            "threads": str(threads),
+        }
+
+    # --- telling
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.progress.stage(name)
+        started = time.monotonic()
+        yield
+        self.stages.append(Stage(name=name, seconds=time.monotonic() - started))
+
+    def _tick(self, done: int, total: int, text: str) -> None:
+        self.progress.tick(Tick(done, total, text))
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.progress.warn(text)

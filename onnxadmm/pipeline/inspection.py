@@ -1,0 +1,125 @@
+"""What onnxadmm sees in a model: classes of channels, what each costs, what is fixed and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxadmm.channels import ChannelClass, dead_labels
+from onnxadmm.compact import Account, account, cut_channels
+from onnxadmm.graph import probe
+from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, unlabelled_operators
+from onnxadmm.pipeline.request import ModelLike, open_model
+from onnxadmm.spec import parse_spec
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model as a user should see it before compressing it.
+
+    Attributes:
+        name: The model's file name.
+        inputs: Input name -> element type and declared shape, as text.
+        outputs: Output names.
+        opset: Version of the standard's operators.
+        classes: Classes of coupled channels, fixed ones with their reason.
+        account: Size and cost.
+        half: Size and cost if every class lost half its channels (aligned as a run would do).
+        unknown: Operators without a rule: channels that reach them are fixed.
+    """
+
+    name: str
+    inputs: dict[str, str]
+    outputs: tuple[str, ...]
+    opset: int
+    classes: tuple[ChannelClass, ...]
+    account: Account
+    half: Account
+    unknown: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inspection as plain values, for JSON."""
+        return {
+            "model": self.name,
+            "opset": self.opset,
+            "inputs": self.inputs,
+            "outputs": list(self.outputs),
+            "classes": [_plain(c) for c in self.classes],
+            "original": _numbers(self.account),
+            "half": _numbers(self.half),
+            "operators_without_rule": list(self.unknown),
+        }
+
+
+def inspect(model: ModelLike) -> Inspection:
+    """Look at a model without changing or training it.
+
+    Raises:
+        InputError: The model can't be used.
+    """
+    graph, name = open_model(model)
+    analysis = analyse(graph)
+    original = account(graph, analysis.probe)
+    half = _half(graph, analysis)
+    return Inspection(
+        name=name,
+        inputs={
+            v.name or "": f"{analysis.probe.dtypes.get(v.name or '', '?')} {_dims(v)}"
+            for v in graph.graph.inputs
+            if v.name not in graph.graph.initializers
+        },
+        outputs=tuple(v.name or "" for v in graph.graph.outputs),
+        opset=graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 0)),
+        classes=tuple(analysis.classes),
+        account=original,
+        half=half,
+        unknown=tuple(unlabelled_operators(graph)),
+    )
+
+
+def _half(graph: Any, analysis: Analysis) -> Account:
+    """Count what stays when each class keeps its first half: which half doesn't change the count."""
+    spec = parse_spec({"version": 1, "prune": [{"structure": "channel", "amount": 0.5}]})
+    if all(c.fixed for c in analysis.classes):
+        return account(graph, analysis.probe)
+    targets = channel_targets(analysis, spec)
+    import numpy as np
+
+    kept = {
+        c.name: np.arange(c.size) < targets[c.name] for c in analysis.classes if c.name in targets
+    }
+    cut = cut_channels(
+        graph, analysis.labelling, analysis.probe, dead_labels(analysis.classes, kept)
+    )
+    return account(cut, probe(cut))
+
+
+def _dims(value: Any) -> str:
+    if value.shape is None:
+        return "[?]"
+    return (
+        "["
+        + ", ".join(str(d) if isinstance(d, int) else str(d.value or "?") for d in value.shape)
+        + "]"
+    )
+
+
+def _plain(c: ChannelClass) -> dict[str, Any]:
+    return {
+        "class": c.name,
+        "size": c.size,
+        "layers": list(c.layers),
+        "members": [f"{s.tensor}[{s.axis}]" for s in c.slices],
+        "parameters_per_channel": c.parameters,
+        "fixed": c.fixed,
+        "reason": c.reason,
+    }
+
+
+def _numbers(a: Account) -> dict[str, int]:
+    return {
+        "file_bytes": a.file_bytes,
+        "parameters": a.parameters,
+        "nonzero_parameters": a.nonzero_parameters,
+        "macs": a.macs,
+    }

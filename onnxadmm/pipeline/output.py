@@ -1,0 +1,89 @@
+"""The output folder: one run at a time, and each file all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from onnxadmm.errors import ResourceError, SpecError, one_line
+from onnxadmm.graph import write_atomic
+
+LOCK = ".lock"
+
+
+def check_output(folder: Path, model: Path | None) -> None:
+    """Refuse an output that can't be a folder of ours, before any work is done.
+
+    Raises:
+        SpecError: It is a file, or the input model would be overwritten.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(
+            f"output {one_line(folder, 120)}: is a file, not a directory; choose another"
+        )
+    if model is not None and (folder / "model.onnx").exists():
+        with contextlib.suppress(OSError):
+            if (folder / "model.onnx").samefile(model):
+                raise SpecError(
+                    f"output {one_line(folder, 120)}: its model.onnx is the input model, which would be "
+                    "overwritten; choose another folder"
+                )
+    parent = folder.absolute().parent
+    if not folder.exists() and not parent.is_dir():
+        raise ResourceError(
+            f"output {one_line(folder, 120)}: the directory {one_line(parent, 80)} does not exist; make it first"
+        )
+    there = folder if folder.exists() else parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ResourceError(
+            f"output {one_line(folder, 120)}: no permission to write in {one_line(there, 80)}; choose another"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one run; a folder that stays empty is removed at the end.
+
+    Raises:
+        ResourceError: Another run holds it (names its process), or it can't be made.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise ResourceError(
+            f"output {one_line(folder, 120)}: {e.strerror}; choose another folder"
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise ResourceError(
+                f"output {one_line(folder, 120)}: another run is using it (process {one_line(holder, 20)}); "
+                "wait for it, or choose another folder"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            yield
+        finally:
+            # Unlink while the lock is held: whoever waits opens a new file.
+            (folder / LOCK).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+        if made:
+            with contextlib.suppress(OSError):
+                (folder / "checkpoints").rmdir()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def write_all(folder: Path, files: Mapping[str, bytes | str]) -> None:
+    """Write files in order, each atomically; put first what others refer to, last what counts."""
+    for name, content in files.items():
+        write_atomic(folder / name, content)

@@ -1,0 +1,150 @@
+"""What a caller hands in, resolved: a model, a spec, the folder that the spec's paths are relative to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxadmm.data import Dataset, InputInfo, load_split
+from onnxadmm.errors import SpecError, UnsupportedError, one_line
+from onnxadmm.graph import Probe, load_model, model_bytes, real_inputs
+from onnxadmm.spec import Spec, Split, parse_spec, read_spec
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+SpecLike = str | os.PathLike[str] | Mapping[str, Any] | Spec
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request.
+
+    Attributes:
+        model: The graph.
+        name: The model's file name, or a stand-in for a graph in memory.
+        spec: The spec.
+        folder: Where the spec's relative paths start.
+        digest: SHA-256 of the serialised model.
+    """
+
+    model: ir.Model
+    name: str
+    spec: Spec
+    folder: Path
+    digest: str
+
+
+def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> Request:
+    """Load and check a model and a spec.
+
+    Args:
+        model: A file, or a graph in memory.
+        spec: A file, a mapping of plain values, or a parsed spec; relative paths in the last two start
+            at the current folder.
+        overrides: `key=value` pairs, as `--set` gives them.
+
+    Raises:
+        SpecError: The spec is wrong.
+        InputError: The model is.
+    """
+    folder = Path()
+    if isinstance(spec, Spec):
+        parsed = (
+            spec
+            if not list(overrides)
+            else parse_spec(spec.model_dump(exclude_none=True), overrides)
+        )
+    elif isinstance(spec, Mapping):
+        parsed = parse_spec(spec, overrides)
+    else:
+        parsed, folder = read_spec(Path(spec), overrides), Path(spec).parent
+    graph, name = open_model(model)
+    digest = hashlib.sha256(model_bytes(graph)).hexdigest()
+    return Request(graph, name, parsed, folder, digest)
+
+
+def open_model(model: ModelLike) -> tuple[ir.Model, str]:
+    """Load a model from wherever it is; return it with a name for messages."""
+    if isinstance(model, ir.Model):
+        return model.clone(), model.graph.name or "model"
+    if isinstance(model, onnx.ModelProto):
+        return ir.from_proto(model), model.graph.name or "model"
+    return load_model(model), one_line(Path(model).name, 120)
+
+
+def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:
+    """Return what data the model takes, input by input."""
+    infos: list[InputInfo] = []
+    for value in real_inputs(model):
+        name = value.name or ""
+        if name not in probe.shapes:
+            raise UnsupportedError(
+                f"input {one_line(name, 60)!r} is no tensor; data can't be fed to it"
+            )
+        shape = value.shape
+        dims = tuple(
+            d if isinstance(d, int) and d > 0 else str(d)
+            for d in (shape if shape is not None else ())
+        )
+        infos.append(InputInfo(name, np.dtype(probe.dtypes[name]), dims))
+    return infos
+
+
+def output_index(spec: Spec, model: ir.Model) -> int:
+    """Return which of the model's outputs the objective reads."""
+    names = [v.name for v in model.graph.outputs]
+    wanted = spec.objective.output
+    if wanted is None:
+        return 0
+    if wanted not in names:
+        known = ", ".join(str(n) for n in names)
+        raise SpecError(
+            f"objective.output: the model has no output {wanted!r}; it has {one_line(known)}"
+        )
+    return names.index(wanted)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The spec's data, checked whole."""
+
+    train: Dataset
+    evaluate: Dataset | None
+
+
+def load_samples(request: Request, probe: Probe) -> Samples | None:
+    """Read and check the spec's data, or return None where it has none.
+
+    Raises:
+        DataError: A file or array doesn't fit the model; names file, array and the first bad sample.
+    """
+    data, objective = request.spec.data, request.spec.objective
+    if data is None:
+        return None
+    infos = input_infos(request.model, probe)
+    output = request.model.graph.outputs[output_index(request.spec, request.model)]
+    shape = probe.shapes.get(output.name or "", ())
+    kind = "none"
+    if objective.needs_labels:
+        classes_wanted = objective.loss in ("cross_entropy", "distill")
+        kind = "class" if classes_wanted else "float"
+    classes = shape[1] if kind == "class" and len(shape) > 1 else None
+
+    def load(split: Split) -> Dataset:
+        return load_split(
+            split,
+            data,
+            folder=request.folder,
+            inputs=infos,
+            classes=classes,
+            label_kind=kind,  # type: ignore[arg-type]
+        )
+
+    return Samples(load(data.train), load(data.evaluate) if data.evaluate is not None else None)

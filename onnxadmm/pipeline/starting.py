@@ -1,0 +1,88 @@
+"""A first spec for a model: commented, and valid as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxadmm.errors import SpecError, UnsupportedError, one_line
+from onnxadmm.graph import write_atomic
+from onnxadmm.pipeline.inspection import Inspection, inspect
+from onnxadmm.spec import parse_spec
+
+TEMPLATE = """\
+# A spec for {name}. It runs as it is: without data it removes channels in one shot, by magnitude.
+# The README lists every key with its default.
+version: 1
+
+# Half of the channels of every class of coupled channels that can go:
+{classes}
+prune:
+  - {{layers: "*", structure: channel, amount: 0.5}}
+
+# With data, ADMM trains the model towards what is taken away, and the loss of accuracy is small.
+# Paths are relative to this file; .npz, .npy and idx files (.gz too) are read.
+# data:
+#   train:    {{inputs: {{{inputs}}}, labels: train-labels.npy}}
+#   evaluate: {{inputs: {{{held_out}}}, labels: test-labels.npy}}
+#   preprocess: [{{scale: 0.00392156862745098}}]   # uint8 to 0..1
+#   batch_size: 64
+# objective: {{loss: cross_entropy, metric: accuracy}}   # or `loss: distill`, which needs no labels
+# schedule: {{epochs: 10, retrain: 5}}
+
+# int8 weights and activations (needs data to calibrate):
+# quantize:
+#   - {{layers: "*"}}
+
+benchmark: {{providers: [cpu], batch_sizes: [1], threads: 1}}
+
+# A gate that fails makes the exit status 1:
+# gates: {{max_drop: {{accuracy: 0.001}}, min_speedup: {{cpu: 1.5}}}}
+seed: 0
+"""
+
+# A key or value that YAML would read as something else is quoted.
+_PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+
+
+def starting_spec(found: Inspection) -> str:
+    """Return the text of a spec for an inspected model."""
+    free = [c for c in found.classes if not c.fixed]
+    listed = [f"#   {one_line(c.name, 60)}: {c.size} channels" for c in free[:12]]
+    if len(free) > len(listed):
+        listed.append(f"#   and {len(free) - len(listed)} more; `onnxadmm inspect` lists them")
+    names = list(found.inputs)
+    text = TEMPLATE.format(
+        name=one_line(found.name, 80),
+        classes="\n".join(listed),
+        inputs=", ".join(f"{_quoted(n)}: train.npz" for n in names),
+        held_out=", ".join(f"{_quoted(n)}: test.npz" for n in names),
+    )
+    parse_spec(text)
+    return text
+
+
+def write_starting_spec(model: Path, output: Path, *, force: bool = False) -> None:
+    """Write a commented spec for a model.
+
+    Raises:
+        SpecError: The output exists, or the model itself would be overwritten.
+        UnsupportedError: Nothing can be removed from the model.
+    """
+    if output.exists() and not force:
+        raise SpecError(f"{one_line(output, 100)} exists; choose another name, or use --force")
+    if output.exists() and output.samefile(model):
+        raise SpecError(f"{one_line(output, 100)} is the model itself; choose another name")
+    found = inspect(model)
+    if all(c.fixed for c in found.classes):
+        why = found.classes[0].reason if found.classes else "no layer makes channels"
+        raise UnsupportedError(
+            f"no channel of {one_line(found.name, 60)} can be removed ({one_line(why, 120)}); see `onnxadmm inspect`"
+        )
+    write_atomic(output, starting_spec(found))
+
+
+def _quoted(name: str) -> str:
+    if name and set(name) <= _PLAIN and not name[0].isdigit():
+        return name
+    escaped = one_line(name, 80).replace("\\\\", "\\\\\\\\").replace('"', '\\\\"')
+    return f'"{escaped}"'

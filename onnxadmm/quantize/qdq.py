@@ -1,0 +1,353 @@
+"""Static int8 as QuantizeLinear/DequantizeLinear pairs, placed where ONNX Runtime fuses them.
+
+The graph stays float to a reader: every quantized tensor is followed by its DequantizeLinear. ONNX Runtime
+turns `DequantizeLinear -> Conv -> Relu -> QuantizeLinear` into one integer kernel, and moves data (MaxPool,
+Reshape, Flatten, Transpose) without dequantizing when both sides share one scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.errors import SpecError, UnsupportedError, one_line
+from onnxadmm.graph import clear_stale, constant_of
+from onnxadmm.quantize.calibration import Range, observe
+from onnxadmm.quantize.levels import project_grid
+from onnxadmm.spec import Quantize
+
+Array = np.ndarray[Any, Any]
+
+# Operators with an integer kernel: input port of the activation, of the weight, of the bias.
+_LAYERS = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1, None)}
+# What ONNX Runtime folds into the quantization that follows it.
+_FUSED = {"Relu", "Clip"}
+# What hands quantized values on: one scale serves both sides.
+_CARRIED = {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
+
+QUANTIZE_LINEAR_SINCE = 10
+PER_AXIS_SINCE = 13
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized graph.
+
+    Attributes:
+        model: The graph with QDQ pairs.
+        layers: Names of the nodes whose weights are int8.
+        notes: What a person should know: one line each.
+    """
+
+    model: ir.Model
+    layers: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    node: ir.Node
+    rule: Quantize
+
+
+def quantize(
+    model: ir.Model,
+    rules: Sequence[tuple[Quantize, set[str]]],
+    feeds: Iterable[Mapping[str, Array]],
+) -> Quantized:
+    """Quantize the layers that the rules name.
+
+    Args:
+        model: The float graph; it isn't changed.
+        rules: The spec's quantize entries, each with the names of the nodes that it matches; the last one
+            that names a node holds.
+        feeds: Batches of real inputs, to calibrate on.
+
+    Raises:
+        UnsupportedError: The opset has no QuantizeLinear.
+        SpecError: No layer that the rules name has an integer form.
+    """
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    if opset < QUANTIZE_LINEAR_SINCE:
+        raise UnsupportedError(
+            f"opset {opset} has no QuantizeLinear (since {QUANTIZE_LINEAR_SINCE}); convert the model to opset "
+            f"{PER_AXIS_SINCE} or newer, or drop `quantize`"
+        )
+    result = model.clone()
+    chosen = _choose(result, rules)
+    if not chosen:
+        raise SpecError(
+            "quantize: no layer that it names can be int8 (Conv, Gemm, MatMul with a float32 weight); "
+            "choose other layers or drop it"
+        )
+    notes: list[str] = []
+    by_axis = opset >= PER_AXIS_SINCE
+    if not by_axis and any(c.rule.weights.granularity == "channel" for c in chosen):
+        notes.append(
+            f"opset {opset} has no scales by channel (since {PER_AXIS_SINCE}): weights have one scale a tensor"
+        )
+    writer = _Writer(result, by_axis=by_axis)
+    activations = _activations(chosen)
+    ranges = observe(model, list(activations), feeds, chosen[0].rule.activations)
+    for name, rule in activations.items():
+        writer.pair(name, ranges[name], signed=bool(rule.activations.signed))
+    writer.carry()
+    for c in chosen:
+        writer.weight(c.node, c.rule)
+    clear_stale(result)
+    result.graph.sort()
+    return Quantized(result, tuple(_name(c.node) for c in chosen), tuple(notes))
+
+
+def _name(node: ir.Node) -> str:
+    return node.name or node.outputs[0].name or ""
+
+
+def _choose(model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]) -> list[_Chosen]:
+    chosen: list[_Chosen] = []
+    for node in model.graph:
+        ports = _LAYERS.get(node.op_type)
+        if ports is None or node.domain not in ("", "ai.onnx"):
+            continue
+        weight = node.inputs[ports[1]]
+        content = constant_of(weight)
+        if (
+            content is None
+            or content.dtype != np.float32
+            or constant_of(node.inputs[0]) is not None
+        ):
+            continue
+        if node.op_type == "MatMul" and content.ndim != 2:  # noqa: PLR2004
+            continue
+        if node.op_type == "Gemm" and not _plain_gemm(node):
+            continue
+        matching = [rule for rule, names in rules if _name(node) in names]
+        if matching:
+            chosen.append(_Chosen(node, matching[-1]))
+    return chosen
+
+
+def _plain_gemm(node: ir.Node) -> bool:
+    """Whether ONNX Runtime's integer Gemm computes it: A as it is, alpha and beta 1, bias [N]."""
+    numbers = [node.attributes.get(n) for n in ("alpha", "beta")]
+    if any(a is not None and a.as_float() != 1.0 for a in numbers):
+        return False
+    trans_a = node.attributes.get("transA")
+    bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None  # noqa: PLR2004
+    plain_bias = not has_bias or (bias is not None and bias.ndim == 1)
+    return (trans_a is None or trans_a.as_int() == 0) and plain_bias
+
+
+def _activations(chosen: Sequence[_Chosen]) -> dict[str, Quantize]:
+    """Return the tensors to quantize, in graph order: what the layers read, and what they make.
+
+    A layer's own output is quantized behind the activation that ONNX Runtime fuses into it. A graph
+    output stays float: its reader expects the model's own values.
+    """
+    tensors: dict[str, Quantize] = {}
+    for c in chosen:
+        source = c.node.inputs[0]
+        assert source is not None
+        tensors.setdefault(source.name or "", c.rule)
+        output = c.node.outputs[0]
+        uses = list(output.uses())
+        if len(uses) == 1 and uses[0][0].op_type in _FUSED and not output.is_graph_output():
+            output = uses[0][0].outputs[0]
+        if not output.is_graph_output():
+            tensors.setdefault(output.name or "", c.rule)
+    return tensors
+
+
+class _Writer:
+    """Adds QDQ pairs and quantized weights to a graph."""
+
+    def __init__(self, model: ir.Model, *, by_axis: bool) -> None:
+        self.graph = model.graph
+        self.by_axis = by_axis
+        self.grids: dict[str, tuple[ir.Value, ir.Value]] = {}
+        self.weights: dict[tuple[str, int | None], ir.Value] = {}
+        self.scales: dict[tuple[str, int | None], Array] = {}
+        self.taken = set(self.graph.initializers)
+        self.taken |= {v.name or "" for v in self.graph.inputs}
+        self.taken |= {v.name or "" for n in self.graph for v in n.outputs}
+        self.node_names = {n.name for n in self.graph}
+        self.held: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    # --- activations
+
+    def pair(self, name: str, observed: Range, *, signed: bool) -> None:
+        """Quantize a tensor for everybody who reads it."""
+        value = self._find(name)
+        scale, zero = observed.quantized(signed)
+        grid = (self._hold(f"{name}_scale", np.array(scale)), self._hold(f"{name}_zero", zero))
+        self._insert(value, grid)
+
+    def carry(self) -> None:
+        """Let what only moves data hand quantized values on, with the scale that they came with."""
+        for node in list(self.graph):
+            source = node.inputs[0] if node.inputs else None
+            origin = source.producer() if source is not None else None
+            if (
+                node.op_type not in _CARRIED
+                or origin is None
+                or origin.op_type != "DequantizeLinear"
+            ):
+                continue
+            output = node.outputs[0]
+            if len(node.outputs) > 1 or output.is_graph_output():
+                continue
+            readers = [n for n, _ in output.uses()]
+            grid = self.grids.get(origin.outputs[0].name or "")
+            if grid is None:
+                continue
+            if readers and all(n.op_type == "QuantizeLinear" for n in readers):
+                # It was observed on its own; the range of what it carries serves both sides.
+                for reader in readers:
+                    for follower, _ in list(reader.outputs[0].uses()):
+                        follower.replace_input_with(1, grid[0])
+                        follower.replace_input_with(2, grid[1])
+                        self.grids[follower.outputs[0].name or ""] = grid
+                    reader.replace_input_with(1, grid[0])
+                    reader.replace_input_with(2, grid[1])
+            else:
+                self._insert(output, grid)
+
+    def _insert(self, value: ir.Value, grid: tuple[ir.Value, ir.Value]) -> None:
+        uses = list(value.uses())
+        quantized = self._node("QuantizeLinear", [value, *grid], f"{value.name}_q")
+        restored = self._node("DequantizeLinear", [quantized, *grid], f"{value.name}_dq")
+        for node, port in uses:
+            node.replace_input_with(port, restored)
+        self.grids[restored.name or ""] = grid
+
+    # --- weights
+
+    def weight(self, node: ir.Node, rule: Quantize) -> None:
+        """Store the node's weight as int8 and its bias as int32, on the grid of input times weight."""
+        _, port, bias_port = _LAYERS[node.op_type]
+        value = node.inputs[port]
+        assert value is not None
+        axis = (
+            _channel_axis(node) if self.by_axis and rule.weights.granularity == "channel" else None
+        )
+        key = (value.name or "", axis)
+        if key not in self.weights:
+            self.weights[key], self.scales[key] = self._quantized_weight(value, axis, rule)
+        node.replace_input_with(port, self.weights[key])
+        bias = (
+            node.inputs[bias_port]
+            if bias_port is not None and len(node.inputs) > bias_port
+            else None
+        )
+        content = constant_of(bias)
+        source = node.inputs[0]
+        grid = self.grids.get(source.name or "") if source is not None else None
+        if bias is not None and content is not None and bias_port is not None and grid is not None:
+            input_scale = constant_of(grid[0])
+            assert input_scale is not None
+            self._quantize_bias(node, bias_port, content, input_scale * self.scales[key])
+        self._drop(value)
+        if bias is not None:
+            self._drop(bias)
+
+    def _quantized_weight(
+        self, value: ir.Value, axis: int | None, rule: Quantize
+    ) -> tuple[ir.Value, Array]:
+        content = constant_of(value)
+        assert content is not None
+        moved = content.reshape(1, -1) if axis is None else np.moveaxis(content, axis, 0)
+        levels, scales = project_grid(moved.reshape(len(moved), -1), rule.weights.bits)
+        if axis is None:
+            levels, scales = levels.reshape(content.shape), scales.reshape(())
+        else:
+            levels = np.moveaxis(levels.reshape(moved.shape), 0, axis)
+        stored = self._hold(f"{value.name}_q", np.ascontiguousarray(levels))
+        scale = self._hold(f"{value.name}_scale", scales)
+        zero = self._hold(f"{value.name}_zero", np.zeros(scales.shape, np.int8))
+        restored = self._node("DequantizeLinear", [stored, scale, zero], f"{value.name}_dq", axis)
+        return restored, scales
+
+    def _quantize_bias(self, node: ir.Node, port: int, content: Array, scales: Array) -> None:
+        limits = np.iinfo(np.int32)
+        levels = np.clip(np.rint(content.astype(np.float64) / scales), limits.min, limits.max)
+        name = node.inputs[port].name if node.inputs[port] is not None else "bias"  # type: ignore[union-attr]
+        stored = self._hold(f"{name}_q", levels.astype(np.int32))
+        scale = self._hold(f"{name}_scale", np.asarray(scales, np.float32))
+        axis = 0 if np.ndim(scales) else None
+        node.replace_input_with(
+            port, self._node("DequantizeLinear", [stored, scale], f"{name}_dq", axis)
+        )
+
+    # --- the graph
+
+    def _find(self, name: str) -> ir.Value:
+        for value in self.graph.inputs:
+            if value.name == name:
+                return value
+        for node in self.graph:
+            for value in node.outputs:
+                if value.name == name:
+                    return value
+        raise ValueError(f"no value {one_line(name, 60)!r}")
+
+    def _node(
+        self, op_type: str, inputs: Sequence[ir.Value], output: str, axis: int | None = None
+    ) -> ir.Value:
+        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+        node = ir.Node(
+            "", op_type, inputs, attributes=attributes, name=_fresh(output, self.node_names)
+        )
+        self.graph.append(node)
+        node.outputs[0].name = _fresh(output, self.taken)
+        return node.outputs[0]
+
+    def _hold(self, name: str, content: Array) -> ir.Value:
+        """Add an initializer; equal contents are held once."""
+        content = np.asarray(content)
+        key = (content.dtype.str, content.shape, content.tobytes())
+        if key not in self.held:
+            unique = _fresh(name, self.taken)
+            tensor = ir.tensor(content, name=unique)
+            value = ir.Value(
+                name=unique,
+                shape=ir.Shape(content.shape),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+            )
+            self.graph.register_initializer(value)
+            self.held[key] = value
+        return self.held[key]
+
+    def _drop(self, value: ir.Value) -> None:
+        """Remove a float tensor that nobody reads any more."""
+        if list(value.uses()) or value.is_graph_output() or value.is_graph_input():
+            return
+        node = value.producer()
+        if node is not None:
+            self.graph.remove(node, safe=True)
+        else:
+            self.graph.initializers.pop(value.name or "", None)
+
+
+def _fresh(name: str, taken: set[str | None] | set[str]) -> str:
+    """Return a name that isn't taken, and take it."""
+    candidate, n = name, 2
+    while candidate in taken:
+        candidate, n = f"{name}_{n}", n + 1
+    taken.add(candidate)
+    return candidate
+
+
+def _channel_axis(node: ir.Node) -> int:
+    """Return the weight's axis of output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        trans_b = node.attributes.get("transB")
+        return 0 if trans_b is not None and trans_b.as_int() else 1
+    return 1

@@ -1,0 +1,392 @@
+"""The document: what `report.json` holds, strict, frozen and versioned.
+
+The descriptions here are the reference: they are what the published JSON schema
+(`onnxadmm/report/report.schema.json`) says. Every number carries its unit in its name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from onnxadmm.errors import InputError, one_line
+
+T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Number = Annotated[float, Field()]
+# Lists are welcome from Python too; what is kept can't change.
+Items = Annotated[tuple[T, ...], Field(strict=False)]
+
+MAX_SAMPLES = 200
+MAX_DEPTH = 32
+
+
+class Facts(BaseModel):
+    """A mapping of the report: unknown keys are errors, values are never coerced nor changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BatchLatency(Facts):
+    """How long one run of one batch takes."""
+
+    median_ms: NonNegative
+    p90_ms: NonNegative
+    p99_ms: NonNegative
+    runs: PositiveInt = Field(description="Timed runs, all of them; samples_ms may hold fewer.")
+    throughput_per_s: NonNegative = Field(description="Samples a second at the median.")
+    samples_ms: Annotated[tuple[NonNegative, ...], Field(strict=False, max_length=MAX_SAMPLES)] = (
+        Field((), description="Single runs, thinned to quantiles when there were more than 200.")
+    )
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float], batch_size: int) -> Self:
+        """Summarise the timed runs (ms, at least one) of a batch size."""
+        ordered = sorted(float(s) for s in samples_ms)
+        median = _quantile(ordered, 0.5)
+        return cls(
+            median_ms=median,
+            p90_ms=_quantile(ordered, 0.9),
+            p99_ms=_quantile(ordered, 0.99),
+            runs=len(ordered),
+            throughput_per_s=1e3 * batch_size / median if median else 0.0,
+            samples_ms=thin(ordered),
+        )
+
+
+class LatencyFacts(Facts):
+    """Latency with one provider: at the first batch size of the benchmark, and at each."""
+
+    batch_size: PositiveInt = Field(
+        description="The first batch size of the benchmark; the numbers beside it are for this one."
+    )
+    median_ms: NonNegative
+    p90_ms: NonNegative
+    p99_ms: NonNegative
+    runs: PositiveInt
+    batches: dict[str, BatchLatency] = Field(
+        default_factory=dict, description="Batch size (as text) -> its numbers."
+    )
+
+    @classmethod
+    def of(cls, batches: Mapping[int, BatchLatency]) -> Self:
+        """Collect the batch sizes of a benchmark; the first in order is the one that heads it."""
+        batch_size, first = next(iter(batches.items()))
+        return cls(
+            batch_size=batch_size,
+            median_ms=first.median_ms,
+            p90_ms=first.p90_ms,
+            p99_ms=first.p99_ms,
+            runs=first.runs,
+            batches={str(b): facts for b, facts in batches.items()},
+        )
+
+    @field_validator("batches")
+    @classmethod
+    def _keys_are_sizes(cls, value: dict[str, BatchLatency]) -> dict[str, BatchLatency]:
+        return _batch_keys(value)
+
+
+class ModelFacts(Facts):
+    """What one model weighs, costs and scores."""
+
+    file_bytes: Count = Field(description="The model file, external data included.")
+    parameters: Count = Field(description="Weights stored, zeros included.")
+    nonzero_parameters: Count
+    macs: Count = Field(description="Multiply-accumulates of one sample.")
+    metrics: dict[str, Number] = Field(default_factory=dict)
+    latency: dict[str, LatencyFacts] = Field(
+        default_factory=dict, description="Provider (cpu, cuda) -> latency."
+    )
+    peak_memory_bytes: Count | None = Field(
+        None, description="Peak resident memory that a session and its runs add to a process."
+    )
+    session_s: NonNegative | None = Field(None, description="Seconds to create a session.")
+
+
+class SpeedupFacts(Facts):
+    """Original time over compressed time, from paired and interleaved runs; above 1 is faster."""
+
+    ratio: Positive
+    low: Positive = Field(description="Lower end of the interval.")
+    high: Positive = Field(description="Upper end of the interval.")
+
+
+class Ratios(Facts):
+    """Original over compressed: how many times smaller. Null where compressed is 0."""
+
+    file_bytes: NonNegative | None
+    parameters: NonNegative | None
+    nonzero_parameters: NonNegative | None
+    macs: NonNegative | None
+    peak_memory_bytes: NonNegative | None = None
+    metrics: dict[str, Number] = Field(
+        default_factory=dict, description="Metric -> compressed minus original."
+    )
+    latency: dict[str, SpeedupFacts] = Field(
+        default_factory=dict, description="Provider -> speedup at the first batch size."
+    )
+    speedup: dict[str, dict[str, SpeedupFacts]] = Field(
+        default_factory=dict, description="Provider -> batch size (as text) -> speedup."
+    )
+
+    @classmethod
+    def between(
+        cls,
+        original: ModelFacts,
+        compressed: ModelFacts,
+        speedup: Mapping[str, Mapping[int, SpeedupFacts]] | None = None,
+    ) -> Self:
+        """Compare two models.
+
+        Args:
+            original: The reference.
+            compressed: What became of it.
+            speedup: Provider -> batch size -> speedup; the first batch size heads its provider.
+        """
+        measured = {p: dict(batches) for p, batches in (speedup or {}).items() if batches}
+        memory = None
+        if original.peak_memory_bytes is not None and compressed.peak_memory_bytes is not None:
+            memory = _over(original.peak_memory_bytes, compressed.peak_memory_bytes)
+        return cls(
+            file_bytes=_over(original.file_bytes, compressed.file_bytes),
+            parameters=_over(original.parameters, compressed.parameters),
+            nonzero_parameters=_over(original.nonzero_parameters, compressed.nonzero_parameters),
+            macs=_over(original.macs, compressed.macs),
+            peak_memory_bytes=memory,
+            metrics={
+                name: compressed.metrics[name] - value
+                for name, value in original.metrics.items()
+                if name in compressed.metrics
+            },
+            latency={p: next(iter(batches.values())) for p, batches in measured.items()},
+            speedup={
+                p: {str(b): facts for b, facts in batches.items()}
+                for p, batches in measured.items()
+            },
+        )
+
+    @field_validator("speedup")
+    @classmethod
+    def _keys_are_sizes(
+        cls, value: dict[str, dict[str, SpeedupFacts]]
+    ) -> dict[str, dict[str, SpeedupFacts]]:
+        return {provider: _batch_keys(batches) for provider, batches in value.items()}
+
+
+class Verification(Facts):
+    """The proof: the cut graph computes what the masked one did, the import what the ONNX did."""
+
+    cut_vs_masked_max_error: NonNegative | None = Field(None, description="Null: not measured.")
+    import_max_error: NonNegative | None = Field(
+        None, description="Trainable module against ONNX Runtime. Null: not measured."
+    )
+    tolerance: NonNegative | None = None
+    samples: Count = 0
+    passed: bool
+
+
+class Gate(Facts):
+    """A goal of the spec, and whether it was met. Not measured is not met."""
+
+    name: str = Field(description="Key of the spec's gates, dotted: max_drop.accuracy.")
+    limit: Number
+    value: Number | None = Field(None, description="Null: could not be measured.")
+    passed: bool
+    message: str
+
+
+class ChannelClass(Facts):
+    """Channels that live and die together, counted along the axes that carry them."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_name: str = Field(alias="class")
+    members: Items[str] = Field((), description="Nodes or weights that carry the class.")
+    size: Count
+    kept: Count
+    fixed: bool = False
+    reason: str | None = Field(None, description="Why the class is fixed.")
+
+    @model_validator(mode="after")
+    def _keeps_what_it_has(self) -> Self:
+        if self.kept > self.size:
+            raise ValueError(f"keeps {self.kept} of {self.size} channels")
+        return self
+
+
+class Residuals(Facts):
+    """Relative ADMM residuals of one constraint."""
+
+    primal: NonNegative
+    dual: NonNegative
+
+
+class Epoch(Facts):
+    """One epoch of training."""
+
+    epoch: Count = Field(description="Counted over the whole run.")
+    stage: Literal["admm", "retrain"]
+    step: Count = Field(description="Progressive step.")
+    loss: Number
+    metric: Number | None = Field(None, description="The objective's metric on held-out data.")
+    rho: NonNegative | None = None
+    primal: NonNegative | None = Field(None, description="Relative primal residual.")
+    dual: NonNegative | None = Field(None, description="Relative dual residual.")
+    seconds: NonNegative
+    constraints: dict[str, Residuals] = Field(default_factory=dict)
+
+
+class Unmeasured(Facts):
+    """Something asked for that could not be measured."""
+
+    what: str
+    reason: str
+
+
+class Stage(Facts):
+    """A stage of the run and how long it took."""
+
+    name: str
+    seconds: NonNegative
+
+
+class Report(Facts):
+    """The whole document."""
+
+    version: Literal[1] = Field(1, description="Of this format.")
+    onnxadmm: str = Field(description="The version that wrote it.")
+    created: str | None = Field(None, description="ISO date; null in a reproducible document.")
+    model: str = Field(description="File name of the original.")
+    spec: dict[str, JsonValue] = Field(description="As resolved, every default written out.")
+    seed: Count
+    original: ModelFacts
+    compressed: ModelFacts
+    pruned: ModelFacts | None = Field(None, description="After cutting, before quantization.")
+    ratios: Ratios = Field(description="Original against compressed.")
+    pruned_ratios: Ratios | None = Field(None, description="Original against pruned.")
+    verification: Verification
+    gates: Items[Gate] = ()
+    channels: Items[ChannelClass] = ()
+    history: Items[Epoch] = ()
+    warnings: Items[str] = ()
+    unmeasured: Items[Unmeasured] = ()
+    stages: Items[Stage] = ()
+    environment: dict[str, str | int] = Field(default_factory=dict)
+
+    @field_validator("spec")
+    @classmethod
+    def _plain_and_finite(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        _refuse_odd_values(value, 0)
+        return value
+
+    def to_json(self) -> str:
+        """Return the document as JSON: keys sorted, indented by 2, a newline at the end."""
+        document = self.model_dump(mode="json", by_alias=True)
+        return (
+            json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            + "\n"
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = "report.json") -> Self:
+        """Read a document.
+
+        Args:
+            text: JSON.
+            name: The file's name, for messages.
+
+        Raises:
+            InputError: It is not a report of this version; names the file and the field.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as e:
+            raise InputError(_explain(e, one_line(name, 80))) from None
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON schema (Draft 2020-12) of `report.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Report.model_json_schema(by_alias=True),
+    }
+
+
+def thin(samples_ms: Sequence[float], limit: int = MAX_SAMPLES) -> tuple[float, ...]:
+    """Return at most `limit` of the samples, ascending: evenly spaced ranks, both ends kept."""
+    ordered = sorted(samples_ms)
+    if len(ordered) <= limit:
+        return tuple(ordered)
+    last = len(ordered) - 1
+    return tuple(ordered[round(i * last / (limit - 1))] for i in range(limit))
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Linear interpolation between closest ranks of an ascending sequence, as numpy does."""
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def _over(original: int, compressed: int) -> float | None:
+    if original == compressed:
+        return 1.0
+    return original / compressed if compressed else None
+
+
+def _batch_keys(batches: dict[str, T]) -> dict[str, T]:
+    for key in batches:
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) > 0):  # noqa: PLR2004
+            raise ValueError(f"{one_line(key, 40)!r} is not a batch size")
+    return batches
+
+
+def _refuse_odd_values(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}, not a finite number")
+    if isinstance(value, dict):
+        for item in value.values():
+            _refuse_odd_values(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_odd_values(item, depth + 1)
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    """Turn pydantic's list into one line about the first thing that is wrong."""
+    errors = error.errors(include_url=False)
+    version = next((e for e in errors if e["loc"] == ("version",)), None)
+    if version is not None and isinstance(version["input"], int) and version["input"] > 1:
+        got = one_line(version["input"], 20)
+        return f"{name}: version {got} is newer than this onnxadmm reads (1); upgrade onnxadmm"
+    # A misspelt name is both missing and unknown; the unknown one is what the file says.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    if first["type"] == "json_invalid":
+        return f"{name}: not JSON: {one_line(first['ctx']['error'], 120)}; give a report.json"
+    where = one_line(".".join(str(part) for part in first["loc"]) or "the document", 80)
+    if first["type"] == "missing":
+        return f"{name}: field {where} is missing; give a report.json that onnxadmm wrote"
+    if first["type"] == "extra_forbidden":
+        return f"{name}: unknown field {where}; give a report.json that onnxadmm wrote"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {where}: {message[0].lower()}{message[1:]}; give an unchanged report.json"

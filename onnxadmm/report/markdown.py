@@ -1,0 +1,99 @@
+"""`report.md`: the report as a pull-request comment."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from onnxadmm.errors import one_line
+from onnxadmm.report import formatting as fmt
+from onnxadmm.report.summary import Row, comparison, headlines, remarks, verdict
+
+if TYPE_CHECKING:
+    from onnxadmm.report.document import Report
+
+# Names in a model are a stranger's: no markup, no links, no @mentions, no #references.
+MARKUP = re.compile(r"([\\`*_{}\[\]|!~$])")
+# GitHub would notify a person, or link an address or issue, that a model names.
+ACTIVE = re.compile(r"(@|#|:(?=//)|www(?=\.))")
+ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
+MARKS = {"passed": "✅", "failed": "❌", "none": "ℹ️"}
+MAX_REMARKS = 6
+
+
+def render_markdown(report: Report) -> str:
+    """Return the verdict, the headline numbers, the table, failed gates, the proof and remarks."""
+    said = verdict(report)
+    numbers = ", ".join(h.sentence + _where(h.detail, h.label) for h in headlines(report))
+    lines = [
+        f"### {MARKS[said.state]} {escape(one_line(report.model, 80))}: {escape(said.text)}",
+        "",
+        escape(numbers) + ".",
+        "",
+        *_table(report),
+        "",
+    ]
+    failed = [g for g in report.gates if not g.passed]
+    lines += [f"- ❌ **{escape(g.name)}**: {escape(g.message)}" for g in failed]
+    lines.append(f"- {_proof(report)}")
+    found = remarks(report)
+    lines += [f"- ⚠️ {escape(text)}" for text in found[:MAX_REMARKS]]
+    if len(found) > MAX_REMARKS:
+        lines.append(f"- ⚠️ {len(found) - MAX_REMARKS} more in report.html")
+    runtime = report.environment.get("onnxruntime")
+    made = [f"onnxadmm {report.onnxadmm}"]
+    made += [f"ONNX Runtime {runtime}"] if runtime is not None else []
+    made += [f"seed {report.seed}"]
+    made += [report.created] if report.created else []
+    lines += ["", f"<sub>{escape(', '.join(made))}</sub>"]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return one line of text that Markdown and GitHub show as it is."""
+    line = one_line(text, 400).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = MARKUP.sub(r"\\\1", line)
+    return ACTIVE.sub(lambda found: found[0] + ZERO_WIDTH, line)
+
+
+def _table(report: Report) -> list[str]:
+    rows = [row for row in comparison(report) if not row.minor]
+    pruned = report.pruned is not None
+    heads = ["", "original", *(["pruned"] if pruned else []), "compressed", "change"]
+    lines = [_line(heads), _line(["---"] + ["---:"] * (len(heads) - 1))]
+    for row in rows:
+        cells = [row.original, *([row.pruned] if pruned else []), row.compressed]
+        lines.append(_line([escape(c) for c in (row.label, *cells, _change(row))]))
+    return lines
+
+
+def _change(row: Row) -> str:
+    return f"{row.change} ({row.interval})" if row.interval else row.change
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _where(detail: str, label: str) -> str:
+    """Return where a speed was measured: ` (CPU, batch 1)`."""
+    timed = label in {"faster", "slower"} or label.startswith("the speed")
+    return f" ({detail.partition(';')[0]})" if timed else ""
+
+
+def _proof(report: Report) -> str:
+    facts = report.verification
+    errors = [
+        (name, value)
+        for name, value in (
+            ("cut against masked", facts.cut_vs_masked_max_error),
+            ("import against ONNX Runtime", facts.import_max_error),
+        )
+        if value is not None
+    ]
+    state = "Proof passed" if facts.passed else "❌ **Proof failed**"
+    if not errors:
+        return state
+    tolerance = f" (tolerance {fmt.error(facts.tolerance)})" if facts.tolerance else ""
+    said = ", ".join(f"{name} {fmt.error(value)}" for name, value in errors)
+    return f"{state}: largest error {said}{tolerance}"

@@ -1,0 +1,287 @@
+"""What a report says, before it is HTML, Markdown or a terminal's table.
+
+The verdict, the headline numbers, the rows of the comparison and the remarks are made here once,
+so that the three never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from onnxadmm.errors import one_line
+from onnxadmm.report import formatting as fmt
+
+if TYPE_CHECKING:
+    from onnxadmm.report.document import ModelFacts, Ratios, Report, SpeedupFacts
+
+Tone = Literal["good", "bad", "plain"]
+# Fewer zeros than this share are what any trained model has.
+MANY_ZEROS = 0.2
+# Ratios within this of 1 show as 1.00×.
+SAME = 0.005
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The one thing to know."""
+
+    state: Literal["passed", "failed", "none"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number worth a large typeface."""
+
+    value: str
+    label: str
+    detail: str
+    tone: Tone = "plain"
+
+    @property
+    def sentence(self) -> str:
+        """`44.2× smaller file`."""
+        return f"{self.value} {self.label}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the comparison. `minor` lines are left out where space is short."""
+
+    label: str
+    original: str
+    pruned: str
+    compressed: str
+    change: str
+    interval: str = ""
+    tone: Tone = "plain"
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """A part of the proof: two computations that must agree."""
+
+    label: str
+    error: str
+    tolerance: str
+    result: str
+    tone: Tone
+
+
+def verdict(report: Report) -> Verdict:
+    """Say whether the run met its goals; a failed proof outweighs every gate."""
+    if not report.verification.passed:
+        return Verdict("failed", "The proof failed: don't use this model")
+    failed = sum(not gate.passed for gate in report.gates)
+    total = len(report.gates)
+    if not total:
+        return Verdict("none", "No gates set")
+    if failed:
+        return Verdict("failed", f"{failed} of {fmt.plural(total, 'gate')} failed")
+    return Verdict("passed", "Gate passed" if total == 1 else f"All {total} gates passed")
+
+
+def headlines(report: Report) -> list[Headline]:
+    """Return the headline numbers: size, parameters, MACs, speed, and what it cost."""
+    before, after, ratios = report.original, report.compressed, report.ratios
+    found = [
+        _smaller(
+            ratios.file_bytes, "file", fmt.size(before.file_bytes), fmt.size(after.file_bytes)
+        ),
+        _smaller(
+            ratios.parameters,
+            "parameters",
+            fmt.count(before.parameters),
+            fmt.count(after.parameters),
+        ),
+        _smaller(ratios.macs, "MACs", fmt.count(before.macs), fmt.count(after.macs)),
+    ]
+    for provider in sorted(ratios.speedup):
+        for batch in sizes(ratios.speedup[provider]):
+            where = f"{fmt.provider(provider)}, batch{fmt.SPACE}{batch}"
+            found.append(_faster(ratios.speedup[provider][batch], where))
+    name = next(iter(metric_names(report)), None)
+    if name is not None and name in ratios.metrics:
+        found.append(
+            Headline(
+                fmt.metric_change(name, ratios.metrics[name]),
+                one_line(name, 40),
+                f"{fmt.metric(name, before.metrics.get(name))} → "
+                f"{fmt.metric(name, after.metrics.get(name))}",
+            )
+        )
+    return found
+
+
+def comparison(report: Report) -> list[Row]:
+    """Return the rows original, pruned, compressed and change."""
+    models = [report.original, report.pruned, report.compressed]
+    ratios = report.ratios
+
+    def row(label: str, cells: Iterable[str], change: str = "") -> Row:
+        original, pruned, compressed = cells
+        return Row(label, original, pruned, compressed, change)
+
+    def each(attribute: str) -> list[int | None]:
+        return [getattr(m, attribute) if m else None for m in models]
+
+    rows = [
+        row("File size", map(fmt.size, each("file_bytes")), fmt.ratio(ratios.file_bytes)),
+        row("Parameters", map(fmt.count, each("parameters")), fmt.ratio(ratios.parameters)),
+    ]
+    if each("nonzero_parameters") != each("parameters"):
+        cells = map(fmt.count, each("nonzero_parameters"))
+        rows.append(row("Parameters not zero", cells, fmt.ratio(ratios.nonzero_parameters)))
+    rows.append(row("MACs a sample", map(fmt.count, each("macs")), fmt.ratio(ratios.macs)))
+    for name in metric_names(report):
+        scores = [fmt.metric(name, m.metrics.get(name) if m else None) for m in models]
+        difference = ratios.metrics.get(name)
+        change = fmt.NOTHING if difference is None else fmt.metric_change(name, difference)
+        rows.append(row(one_line(name, 40).capitalize(), scores, change))
+    rows += _latency_rows(models, ratios)
+    if any(v is not None for v in each("peak_memory_bytes")):
+        cells = map(fmt.size, each("peak_memory_bytes"))
+        rows.append(row("Peak memory", cells, fmt.ratio(ratios.peak_memory_bytes)))
+    if any(m and m.session_s is not None for m in models):
+        starts = [fmt.duration(m.session_s if m else None) for m in models]
+        rows.append(row("Session start", starts))
+    return rows
+
+
+def remarks(report: Report) -> list[str]:
+    """Say in plain words what a reader might trip over: the run's warnings, and what numbers show."""
+    said = [one_line(text, 600) for text in report.warnings]
+    for provider, batches in sorted(report.ratios.speedup.items()):
+        for batch in sizes(batches):
+            said += _speed_remarks(report, provider, batch, batches[batch])
+    after = report.compressed
+    zeros = after.parameters - after.nonzero_parameters
+    if zeros > MANY_ZEROS * after.parameters:
+        said.append(
+            f"{fmt.share(zeros, after.parameters)} of the stored parameters are zero. ONNX Runtime "
+            "has no sparse kernels: zeros shrink an archive of the file, never the time."
+        )
+    said += [
+        f"Not measured: {one_line(u.what, 120)} ({one_line(u.reason, 300)})."
+        for u in report.unmeasured
+    ]
+    return list(dict.fromkeys(said))
+
+
+def proof(report: Report) -> list[Check]:
+    """Return the two comparisons of the proof, measured or not."""
+    facts = report.verification
+    return [
+        _check("Cut graph against masked graph", facts.cut_vs_masked_max_error, facts.tolerance),
+        _check("Trainable import against ONNX Runtime", facts.import_max_error, facts.tolerance),
+    ]
+
+
+def metric_names(report: Report) -> list[str]:
+    """Return the metrics that were measured, the objective's own first."""
+    names = {n for m in (report.original, report.compressed) for n in m.metrics}
+    return sorted(names, key=lambda n: (n != objective_metric(report), n))
+
+
+def objective_metric(report: Report) -> str:
+    """Return the name of the metric that the objective asks for, as the spec resolves it."""
+    objective = report.spec.get("objective")
+    settings: Mapping[str, object] = objective if isinstance(objective, Mapping) else {}
+    named = settings.get("metric")
+    if isinstance(named, str):
+        return named
+    return {"mse": "mse", "distill": "agreement"}.get(str(settings.get("loss")), "accuracy")
+
+
+def sizes(batches: Iterable[str]) -> list[str]:
+    """Return batch sizes in order of size."""
+    return sorted(batches, key=int)
+
+
+def quantized(report: Report) -> bool:
+    """Whether the spec asks for quantization."""
+    return bool(report.spec.get("quantize"))
+
+
+def _check(label: str, error: float | None, tolerance: float | None) -> Check:
+    if error is None:
+        return Check(label, "not measured", fmt.error(tolerance), "", "plain")
+    if tolerance is None:
+        return Check(label, fmt.error(error), fmt.NOTHING, "", "plain")
+    equal = error <= tolerance
+    result, tone = ("equal", "good") if equal else ("differs", "bad")
+    return Check(label, fmt.error(error), fmt.error(tolerance), result, cast("Tone", tone))
+
+
+def _smaller(ratio: float | None, what: str, before: str, after: str) -> Headline:
+    detail = f"{before} → {after}"
+    less, more = ("smaller", "larger") if what == "file" else ("fewer", "more")
+    if ratio is not None and 0 < ratio < 1 - SAME:
+        return Headline(fmt.ratio(1 / ratio), f"{more} {what}", detail, "bad")
+    if ratio is not None and ratio <= 1 + SAME:
+        return Headline("Same", "file size" if what == "file" else what, detail)
+    return Headline(fmt.ratio(ratio), f"{less} {what}", detail)
+
+
+def _faster(facts: SpeedupFacts, where: str) -> Headline:
+    detail = f"{where}; {fmt.interval(facts.low, facts.high)}"
+    if facts.high < 1:
+        return Headline(fmt.ratio(1 / facts.ratio), "slower", detail, "bad")
+    if facts.low <= 1:
+        return Headline(fmt.ratio(facts.ratio), "the speed, no clear difference", detail)
+    return Headline(fmt.ratio(facts.ratio), "faster", detail)
+
+
+def _latency_rows(models: list[ModelFacts | None], ratios: Ratios) -> Iterator[Row]:
+    providers = sorted({p for m in models if m for p in m.latency})
+    for provider in providers:
+        found = [m.latency.get(provider) if m else None for m in models]
+        batches = {b for facts in found if facts for b in facts.batches}
+        for batch in sizes(batches):
+            cells = [facts.batches.get(batch) if facts else None for facts in found]
+            speedup = ratios.speedup.get(provider, {}).get(batch)
+            label = f"Latency, {fmt.provider(provider)}, batch{fmt.SPACE}{batch}"
+            original, pruned, compressed = (
+                fmt.milliseconds(c.median_ms if c else None) for c in cells
+            )
+            yield Row(
+                label,
+                original,
+                pruned,
+                compressed,
+                change=fmt.ratio(speedup.ratio if speedup else None),
+                interval=fmt.interval(speedup.low, speedup.high) if speedup else "",
+                tone="bad" if speedup and speedup.high < 1 else "plain",
+            )
+            for quantile in ("p90", "p99"):
+                original, pruned, compressed = (
+                    fmt.milliseconds(getattr(c, f"{quantile}_ms") if c else None) for c in cells
+                )
+                yield Row(quantile, original, pruned, compressed, change="", minor=True)
+
+
+def _speed_remarks(
+    report: Report, provider: str, batch: str, speedup: SpeedupFacts
+) -> Iterator[str]:
+    where = f"on {fmt.provider(provider)} at batch size {batch}"
+    if speedup.high < 1:
+        yield (
+            f"The compressed model is {fmt.ratio(1 / speedup.ratio)} slower than the original {where}."
+        )
+    elif speedup.low <= 1:
+        yield (
+            f"No clear difference in speed {where}: the interval "
+            f"{fmt.interval(speedup.low, speedup.high)} holds 1."
+        )
+    pruned = report.pruned_ratios
+    floating = pruned.speedup.get(provider, {}).get(batch) if pruned else None
+    # Disjoint intervals: both were measured against the same original.
+    if quantized(report) and floating is not None and speedup.high < floating.low:
+        yield (
+            f"Quantized to int8 the model is slower than the pruned float model {where} "
+            f"({fmt.ratio(speedup.ratio)} against {fmt.ratio(floating.ratio)} of the original's "
+            "speed): int8 kernels don't pay off for this model on this machine."
+        )

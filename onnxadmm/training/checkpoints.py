@@ -1,0 +1,159 @@
+"""Checkpoints: tensors as safetensors, the rest as JSON with their SHA-256; never pickle.
+
+A checkpoint is two files, `NNNNNNNN.safetensors` and `NNNNNNNN.json`. The JSON is written last and names
+the hash of the other: a pair that doesn't match never existed. Two are kept, so that damage to the newest
+costs one interval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxadmm.errors import CheckpointError, ResourceError, one_line
+from onnxadmm.graph import write_atomic
+
+VERSION = 1
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run.
+
+    Attributes:
+        step: Optimizer steps that were done.
+        tensors: Weights, Z, U, optimizer state, by name.
+        state: Everything else, as JSON values.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run in one folder."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, str]) -> None:
+        """Open a folder; it is made at the first save.
+
+        Args:
+            folder: Where the files are.
+            identity: What the run belongs to, as text by field: model, spec, data, versions.
+        """
+        self.folder = folder
+        self.identity = dict(identity)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, all or nothing, and drop those before the last two.
+
+        Raises:
+            ResourceError: The disk is full or not writable.
+        """
+        from safetensors.torch import save
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ResourceError(
+                f"checkpoints in {one_line(self.folder, 100)}: {e.strerror}; choose another folder"
+            ) from None
+        content = save({n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()})
+        stem = f"{checkpoint.step:08d}"
+        document = {
+            "version": VERSION,
+            "identity": self.identity,
+            "step": checkpoint.step,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "state": checkpoint.state,
+        }
+        write_atomic(self.folder / f"{stem}.safetensors", content)
+        write_atomic(self.folder / f"{stem}.json", json.dumps(document, indent=1) + "\n")
+        for old in self._stems()[:-KEPT]:
+            # The manifest first: without it the tensors are no checkpoint.
+            (self.folder / f"{old}.json").unlink(missing_ok=True)
+            (self.folder / f"{old}.safetensors").unlink(missing_ok=True)
+
+    def load(self) -> Checkpoint | None:
+        """Return the newest whole checkpoint, or None where there is none.
+
+        A damaged one is skipped for the one before.
+
+        Raises:
+            CheckpointError: It belongs to another model, spec, data or version; names what differs.
+        """
+        for stem in reversed(self._stems()):
+            found = self._read(stem)
+            if found is not None:
+                return found
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint."""
+        for path in sorted(self.folder.glob("*.json")) + sorted(self.folder.glob("*.safetensors")):
+            path.unlink(missing_ok=True)
+
+    def _stems(self) -> list[str]:
+        return sorted(p.stem for p in self.folder.glob("*.json") if p.stem.isdigit())
+
+    def _read(self, stem: str) -> Checkpoint | None:
+        from safetensors.torch import load
+
+        try:
+            document = json.loads((self.folder / f"{stem}.json").read_text(encoding="utf-8"))
+            content = (self.folder / f"{stem}.safetensors").read_bytes()
+            if hashlib.sha256(content).hexdigest() != document["sha256"]:
+                return None
+            version, identity = document["version"], document["identity"]
+            step, state = document["step"], document["state"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if version != VERSION:
+            raise CheckpointError(
+                f"checkpoint {stem}: version {version}, this onnxadmm reads {VERSION}; start a new folder"
+            )
+        for field, value in self.identity.items():
+            if identity.get(field) != value:
+                raise CheckpointError(
+                    f"checkpoint {stem}: the run's {field} is not the checkpoint's "
+                    f"({one_line(value, 24)} against {one_line(identity.get(field), 24)}); resume with what "
+                    "it was started with, or choose a new output folder"
+                )
+        return Checkpoint(step, load(content), state)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors by name and JSON values."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            name = f"optimizer.{index}.{key}"
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            elif value is not None:
+                plain[name] = value
+    return tensors, plain
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Put back what `pack_optimizer` took out."""
+    state: dict[int, dict[str, Any]] = {}
+    for source in (tensors, plain):
+        for name, value in source.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+    document = optimizer.state_dict()
+    document["state"] = state
+    optimizer.load_state_dict(document)

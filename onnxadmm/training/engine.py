@@ -1,0 +1,449 @@
+"""The training loop: ADMM phases and masked retraining over one plan of optimizer steps.
+
+Everything that the loop does at a step follows from the seed and the step's number: the order of samples, the
+learning rate, when Z and U are updated. So a run that was stopped after any step and resumed from its
+checkpoint goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxadmm.admm import Constraint, Residuals, Solver, make_penalty
+from onnxadmm.data import Dataset
+from onnxadmm.errors import DivergedError, one_line
+from onnxadmm.modules import Imported
+from onnxadmm.progress import NeverStop, Progress, StopRequest, Tick
+from onnxadmm.spec import Objective, Optimizer, Schedule
+from onnxadmm.training.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    pack_optimizer,
+    unpack_optimizer,
+)
+from onnxadmm.training.objectives import as_tensor, loss_of, measure
+from onnxadmm.training.teacher import Teacher
+
+CHECKPOINT_INTERVAL_S = 60.0
+"""A checkpoint is written at the first epoch's end, or step, after so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training under one rule: an ADMM step, or the retraining.
+
+    Attributes:
+        stage: What happens.
+        step: Number of the progressive step, from 1.
+        epochs: How long at most.
+        share: How much of the way to the final constraint this step goes.
+    """
+
+    stage: Literal["admm", "retrain"]
+    step: int
+    epochs: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What one epoch did; residuals are relative (see `admm.Residuals`)."""
+
+    epoch: int
+    stage: Literal["admm", "retrain"]
+    step: int
+    loss: float
+    metric: float | None
+    rho: float | None
+    primal: float | None
+    dual: float | None
+    seconds: float
+    constraints: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: masks of the constrained weights, and its history.
+
+    The weights themselves are in the module. `masks` broadcast to their weights' shapes.
+    """
+
+    masks: dict[str, Tensor]
+    history: list[EpochRecord]
+
+
+def plan(schedule: Schedule) -> list[Phase]:
+    """Split a schedule into phases: the ADMM epochs evenly over the steps, then the retraining."""
+    steps = min(schedule.steps, schedule.epochs) or 1
+    phases: list[Phase] = []
+    if schedule.epochs:
+        bounds = [round(schedule.epochs * i / steps) for i in range(steps + 1)]
+        phases += [
+            Phase("admm", i + 1, bounds[i + 1] - bounds[i], (i + 1) / steps) for i in range(steps)
+        ]
+    if schedule.retrain:
+        phases.append(Phase("retrain", steps, schedule.retrain, 1.0))
+    return phases
+
+
+class Trainer:
+    """Trains an imported model towards its constraints.
+
+    Constructing it moves the module to the device that Accelerate chooses.
+    """
+
+    def __init__(
+        self,
+        imported: Imported,
+        constraints: Sequence[Constraint],
+        *,
+        train: Dataset,
+        evaluate: Dataset | None,
+        batch_size: int,
+        objective: Objective,
+        output: int,
+        schedule: Schedule,
+        seed: int,
+        progress: Progress,
+        store: CheckpointStore | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            imported: The model; its parameters are trained in place.
+            constraints: The final constraints.
+            train: Samples to train on.
+            evaluate: Samples to measure on after each epoch.
+            batch_size: Samples a step.
+            objective: Loss and metric.
+            output: Index of the model output that the loss reads.
+            schedule: Epochs, optimizer, ρ.
+            seed: Seeds the order of the samples.
+            progress: Listens.
+            store: Where checkpoints go; None keeps none.
+            stop: Asked after every step; the state is saved before the run stops.
+        """
+        from accelerate import Accelerator
+
+        torch.manual_seed(seed)
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.imported = imported
+        self.teacher = Teacher.of(imported.module, objective, output, self.accelerator.device)
+        self.module = self.accelerator.prepare_model(imported.module)
+        self.final = list(constraints)
+        self.train_data, self.eval_data = train, evaluate
+        self.batch_size = min(batch_size, len(train))
+        self.objective, self.output = objective, output
+        self.schedule, self.seed = schedule, seed
+        self.progress, self.store, self.stop = progress, store, stop or NeverStop()
+        self.phases = plan(schedule)
+        self.steps_per_epoch = len(train) // self.batch_size
+        self.masks: dict[str, Tensor] = {}
+        self.history: list[EpochRecord] = []
+        self.position = _Position()
+        self._saved_at = time.monotonic()
+
+    def run(self) -> Trained:
+        """Train to the end, from a checkpoint where there is one.
+
+        Raises:
+            DivergedError: A loss or residual is not finite.
+            Interrupted: `stop` asked for it; a checkpoint is saved.
+        """
+        checkpoint = self.store.load() if self.store else None
+        if checkpoint is not None:
+            self._restore_weights(checkpoint)
+            self.progress.note(f"resumed after step {checkpoint.step}")
+        if self.phases and self.teacher is not None:
+            self.teacher.prepare(self.train_data, self.imported.inputs)
+        with self.stop.deferred():
+            for index in range(self.position.phase, len(self.phases)):
+                self._run_phase(index, checkpoint)
+                checkpoint = None
+        if not self.phases or self.phases[-1].stage == "admm":
+            self._project(self.final)
+        return Trained(dict(self.masks), self.history)
+
+    # --- phases
+
+    def _run_phase(self, index: int, checkpoint: Checkpoint | None) -> None:
+        phase = self.phases[index]
+        at = self.position
+        at.phase = index
+        optimizer = self._optimizer()
+        constraints = [c.tightened(phase.share) for c in self.final]
+        solver: Solver | None = None
+        if phase.stage == "admm":
+            updates = phase.epochs * self.schedule.updates_per_epoch
+            penalty = make_penalty(self.schedule.rho, updates)
+            solver = Solver(constraints, self.imported.binding, penalty)
+        elif not self.masks:
+            # Retraining without ADMM before it: the projection of the weights as they came.
+            self._project(constraints)
+        if checkpoint is not None:
+            self._restore_phase(checkpoint, optimizer, solver)
+        while at.epoch < phase.epochs and not at.converged:
+            self._run_epoch(phase, optimizer, solver)
+        if solver is not None:
+            # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
+            self._project(constraints)
+        at.phase, at.epoch, at.batch, at.converged = index + 1, 0, 0, False
+        self._save(None, None)
+
+    def _run_epoch(
+        self, phase: Phase, optimizer: torch.optim.Optimizer, solver: Solver | None
+    ) -> None:
+        at = self.position
+        started = time.monotonic()
+        order = np.random.default_rng([self.seed, at.phase, at.epoch]).permutation(
+            len(self.train_data)
+        )
+        every = max(1, self.steps_per_epoch // self.schedule.updates_per_epoch)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        residuals, each = Residuals(math.nan, math.nan), dict[str, Residuals]()
+        self.module.train()
+        while at.batch < self.steps_per_epoch:
+            self._set_learning_rate(phase, optimizer)
+            batch = order[at.batch * self.batch_size : (at.batch + 1) * self.batch_size]
+            at.loss_sum += self._step(np.sort(batch[rank::world]), optimizer, solver)
+            at.batch += 1
+            at.step += 1
+            if (
+                solver is not None
+                and at.batch % every == 0
+                and at.batch // every <= self.schedule.updates_per_epoch
+            ):
+                residuals, each = self._update(solver)
+                at.residuals = asdict(residuals)
+            if at.batch % max(1, self.steps_per_epoch // 20) == 0:
+                self._tick(phase, solver)
+            self._maybe_stop(optimizer, solver)
+        metric = self._evaluate()
+        primal, dual = at.residuals.get("primal"), at.residuals.get("dual")
+        record = EpochRecord(
+            epoch=len(self.history) + 1,
+            stage=phase.stage,
+            step=phase.step,
+            loss=at.loss_sum / self.steps_per_epoch,
+            metric=metric,
+            rho=solver.rho if solver else None,
+            primal=primal if solver else None,
+            dual=dual if solver else None,
+            seconds=time.monotonic() - started,
+            constraints={n: asdict(r) for n, r in each.items()},
+        )
+        self.history.append(record)
+        self.progress.note(_describe(record, phase, self.objective))
+        tolerance = self.schedule.tolerance
+        at.converged = bool(
+            solver and primal is not None and dual is not None and max(primal, dual) < tolerance
+        )
+        at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
+        if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
+            self._save(optimizer, solver)
+
+    def _step(
+        self, index: np.ndarray[Any, Any], optimizer: torch.optim.Optimizer, solver: Solver | None
+    ) -> float:
+        """Do one optimizer step on these samples and return the loss."""
+        device = self.accelerator.device
+        inputs, labels = self.train_data.batch(index)
+        tensors = [torch.from_numpy(inputs[n]).to(device) for n in self.imported.inputs]
+        output = self.module(*tensors)[self.output]
+        taught = self.teacher.output(index, tensors) if self.teacher else None
+        loss = loss_of(self.objective, output, as_tensor(labels, device), taught)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"step {self.position.step + 1}: the loss is {value}; lower schedule.optimizer.lr"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if solver is not None:
+            solver.add_gradients()
+        optimizer.step()
+        self._apply_masks()
+        return value
+
+    def _update(self, solver: Solver) -> tuple[Residuals, dict[str, Residuals]]:
+        try:
+            residuals, each = solver.update()
+        except ValueError:
+            name = next(
+                (n for n, w in self.imported.binding.items() if not bool(torch.isfinite(w).all())),
+                "?",
+            )
+            raise DivergedError(
+                f"step {self.position.step}: weight {one_line(name, 60)!r} is no longer finite; lower "
+                "schedule.optimizer.lr"
+            ) from None
+        return residuals, each
+
+    # --- weights and masks
+
+    @torch.no_grad()
+    def _project(self, constraints: Sequence[Constraint]) -> None:
+        """Fix the masks at the weights' own projection and apply them."""
+        weights = {n: w.detach() for n, w in self.imported.binding.items()}
+        for c in constraints:
+            for name, mask in c.masks({n: weights[n] for n in c.tensors}).items():
+                self.masks[name] = mask if name not in self.masks else self.masks[name] & mask
+        self._apply_masks()
+
+    @torch.no_grad()
+    def _apply_masks(self) -> None:
+        """Zero what is masked. After every step: masking gradients alone lets momentum move zeros."""
+        for name, mask in self.masks.items():
+            self.imported.binding[name].mul_(mask)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        made = _make_optimizer(self.schedule.optimizer, list(self.imported.binding.values()))
+        prepared: torch.optim.Optimizer = self.accelerator.prepare_optimizer(made)
+        return prepared
+
+    def _set_learning_rate(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        """Decay by a half cosine: over the retraining, and within each interval of ADMM.
+
+        The W-step is a minimisation of its own: its rate starts afresh at each Z/U update.
+        """
+        at, base = self.position, self.schedule.optimizer.lr
+        if phase.stage == "retrain":
+            share = (at.epoch + at.batch / self.steps_per_epoch) / phase.epochs
+            rate = base * 0.5 * (1 + math.cos(math.pi * share))
+        else:
+            rate = base
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    # --- looking
+
+    @torch.inference_mode()
+    def _evaluate(self) -> float | None:
+        data = self.eval_data
+        if data is None:
+            return None
+        self.module.eval()
+        outputs = []
+        for start in range(0, len(data), 512):
+            inputs, _ = data.batch(slice(start, start + 512))
+            tensors = [
+                torch.from_numpy(inputs[n]).to(self.accelerator.device)
+                for n in self.imported.inputs
+            ]
+            outputs.append(self.module(*tensors)[self.output].float().cpu().numpy())
+        output = np.concatenate(outputs)
+        original = self.teacher.outputs_for(data, self.imported.inputs) if self.teacher else None
+        return measure(self.objective.resolved_metric, output, data.labels, original)
+
+    def _tick(self, phase: Phase, solver: Solver | None) -> None:
+        at = self.position
+        total = sum(p.epochs for p in self.phases) * self.steps_per_epoch
+        text = f"{_phase_name(phase)} epoch {at.epoch + 1}/{phase.epochs}, loss {at.loss_sum / at.batch:.4f}"
+        if solver is not None:
+            text += f", ρ {solver.rho:.2g}"
+            if at.residuals:
+                text += f", primal {at.residuals['primal']:.2g}, dual {at.residuals['dual']:.2g}"
+        before = sum(p.epochs for p in self.phases[: at.phase]) + at.epoch
+        self.progress.tick(Tick(before * self.steps_per_epoch + at.batch, total, text))
+
+    # --- checkpoints
+
+    def _maybe_stop(self, optimizer: torch.optim.Optimizer, solver: Solver | None) -> None:
+        try:
+            self.stop.check()
+        except BaseException:
+            self._save(optimizer, solver)
+            raise
+
+    def _save(self, optimizer: torch.optim.Optimizer | None, solver: Solver | None) -> None:
+        if self.store is None or not self.accelerator.is_main_process:
+            return
+        tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.binding.items()}
+        tensors.update({f"mask.{n}": m for n, m in self.masks.items()})
+        plain: dict[str, Any] = {}
+        if optimizer is not None:
+            packed, plain = pack_optimizer(optimizer)
+            tensors.update(packed)
+        if solver is not None:
+            tensors.update({f"solver.{n}": t for n, t in solver.state().items()})
+        state = {
+            "position": asdict(self.position),
+            "rho": solver.rho if solver else None,
+            "optimizer": plain,
+            "history": [asdict(r) for r in self.history],
+        }
+        self.store.save(Checkpoint(self.position.step, tensors, state))
+        self._saved_at = time.monotonic()
+
+    @torch.no_grad()
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        for name, weight in self.imported.binding.items():
+            weight.copy_(checkpoint.tensors[f"weight.{name}"])
+        device = self.accelerator.device
+        self.masks = _under(checkpoint.tensors, "mask.", device)
+        self.position = _Position(**checkpoint.state["position"])
+        self.history = [EpochRecord(**r) for r in checkpoint.state["history"]]
+
+    def _restore_phase(
+        self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, solver: Solver | None
+    ) -> None:
+        """Restore what lives as long as a phase; a checkpoint between phases holds none of it."""
+        packed = _under(checkpoint.tensors, "optimizer.", self.accelerator.device)
+        if packed:
+            full = {f"optimizer.{n}": t for n, t in packed.items()}
+            unpack_optimizer(optimizer, full, checkpoint.state["optimizer"])
+        state = _under(checkpoint.tensors, "solver.", self.accelerator.device)
+        if solver is not None and state:
+            solver.restore(state, checkpoint.state["rho"])
+
+
+@dataclass
+class _Position:
+    """Where the run is: what a checkpoint must hold beside tensors."""
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    converged: bool = False
+    residuals: dict[str, float] = field(default_factory=dict)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
+    return {n[len(prefix) :]: t.to(device) for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _make_optimizer(spec: Optimizer, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    if spec.name == "SGD":
+        return torch.optim.SGD(
+            parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    kind = torch.optim.Adam if spec.name == "Adam" else torch.optim.AdamW
+    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+
+
+def _phase_name(phase: Phase) -> str:
+    return f"ADMM step {phase.step}," if phase.stage == "admm" else "retraining,"
+
+
+def _describe(record: EpochRecord, phase: Phase, objective: Objective) -> str:
+    """Return one line on an epoch."""
+    parts = [f"{_phase_name(phase)} epoch {record.epoch}: loss {record.loss:.4f}"]
+    if record.metric is not None:
+        parts.append(f"{objective.resolved_metric} {record.metric:.4f}")
+    if record.rho is not None:
+        parts.append(f"ρ {record.rho:.2g}")
+    if record.primal is not None and record.dual is not None:
+        parts.append(f"primal {record.primal:.2g}, dual {record.dual:.2g}")
+    parts.append(f"{record.seconds:.1f} s")
+    return ", ".join(parts)

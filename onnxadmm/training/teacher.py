@@ -1,0 +1,68 @@
+"""The original model as a teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxadmm.data import Dataset
+from onnxadmm.spec import Objective
+from onnxadmm.training.objectives import needs_teacher
+
+CACHE_BYTES = 512 << 20
+"""The teacher's outputs are computed once, in order, where they fit into so many bytes."""
+
+
+class Teacher:
+    """A frozen copy of the original. Its answers to the training set are kept where memory allows."""
+
+    def __init__(self, module: nn.Module, output: int, device: torch.device) -> None:
+        self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+        self.index = output
+        self.device = device
+        self.cache: Tensor | None = None
+        self._evaluated: dict[int, np.ndarray[Any, Any]] = {}
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, objective: Objective, output: int, device: torch.device
+    ) -> Teacher | None:
+        """Return a teacher where the loss or the metric asks for one."""
+        wanted = needs_teacher(objective) or objective.resolved_metric == "agreement"
+        return cls(module, output, device) if wanted else None
+
+    def prepare(self, data: Dataset, names: Sequence[str]) -> None:
+        """Compute the answers to every sample, always in the same order, so that a resumed run agrees."""
+        first = self._ask(data, names, slice(0, 1))
+        if first.nbytes * len(data) > CACHE_BYTES:
+            return
+        answers = np.empty((len(data), *first.shape[1:]), first.dtype)
+        for start in range(0, len(data), 512):
+            answers[start : start + 512] = self._ask(data, names, slice(start, start + 512))
+        self.cache = torch.from_numpy(answers).to(self.device)
+
+    def output(self, index: np.ndarray[Any, Any], inputs: Sequence[Tensor]) -> Tensor:
+        """Return the answers to these samples of the training set."""
+        if self.cache is not None:
+            return self.cache[torch.from_numpy(index).to(self.device)]
+        with torch.no_grad():
+            answer: Tensor = self.module(*inputs)[self.index]
+        return answer
+
+    def outputs_for(self, data: Dataset, names: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return the answers to a whole set, computed once."""
+        if id(data) not in self._evaluated:
+            pieces = [self._ask(data, names, slice(s, s + 512)) for s in range(0, len(data), 512)]
+            self._evaluated[id(data)] = np.concatenate(pieces)
+        return self._evaluated[id(data)]
+
+    @torch.inference_mode()
+    def _ask(self, data: Dataset, names: Sequence[str], index: slice) -> np.ndarray[Any, Any]:
+        inputs, _ = data.batch(index)
+        tensors = [torch.from_numpy(inputs[n]).to(self.device) for n in names]
+        return np.asarray(self.module(*tensors)[self.index].float().cpu().numpy())

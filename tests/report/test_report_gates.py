@@ -1,0 +1,117 @@
+import pytest
+from report_samples import bare_report, lenet_report
+
+from onnxadmm.report import ModelFacts, Ratios, SpeedupFacts, Unmeasured, judge
+from onnxadmm.spec import Gates
+
+
+def only(gates, report):
+    (gate,) = judge(gates, report)
+    return gate
+
+
+def with_metric(name, before, after):
+    facts = {"file_bytes": 10, "parameters": 10, "nonzero_parameters": 10, "macs": 10}
+    original = ModelFacts(**facts, metrics={name: before})
+    compressed = ModelFacts(**facts, metrics={name: after})
+    return bare_report(
+        original=original, compressed=compressed, ratios=Ratios.between(original, compressed)
+    )
+
+
+def test_all_gates_of_the_sample_pass(lenet):
+    assert [g.name for g in lenet.gates] == [
+        "max_drop.accuracy",
+        "min_speedup.cpu",
+        "max_latency_ms.cpu",
+        "max_file_bytes",
+        "min_compression",
+    ]
+    assert all(g.passed for g in lenet.gates)
+    assert lenet.gates[3].value == 39_012
+
+
+def test_no_gates_no_verdicts(lenet):
+    assert judge(Gates(), lenet) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "limit", "passed"),
+    [
+        ("accuracy", 0.9925, 0.9915, 0.001, True),  # binary rounding must not fail it
+        ("accuracy", 0.9925, 0.9914, 0.001, False),
+        ("accuracy", 0.99, 0.995, 0.0, True),
+        ("agreement", 1.0, 1.0, 0.0, True),
+        ("mse", 1.0, 1.2, 0.1, False),
+        ("mse", 1.0, 0.5, 0.0, True),
+        ("loss", 0.2, 0.25, 0.05, True),
+    ],
+)
+def test_max_drop(name, before, after, limit, passed):
+    gate = only(Gates(max_drop={name: limit}), with_metric(name, before, after))
+    assert gate.passed is passed
+    assert gate.limit == limit
+    assert ("too much" in gate.message) is not passed
+
+
+def test_max_drop_says_the_miss():
+    gate = only(Gates(max_drop={"accuracy": 0.001}), with_metric("accuracy", 0.9925, 0.99))
+    said = gate.message.replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "accuracy gets worse by 0.25 pp; 0.10 pp allowed; 0.15 pp too much"
+
+
+def test_min_speedup_takes_the_low_end_of_the_worst_batch(lenet):
+    speedup = {
+        "cpu": {
+            1: SpeedupFacts(ratio=4.0, low=3.9, high=4.1),
+            64: SpeedupFacts(ratio=2.05, low=1.95, high=2.2),
+        }
+    }
+    report = lenet_report(ratios=Ratios.between(lenet.original, lenet.compressed, speedup))
+    gate = only(Gates(min_speedup={"cpu": 2.0}), report)
+    assert not gate.passed
+    assert gate.value == 1.95
+    assert "batch 64" in gate.message
+    assert "short" in gate.message
+    assert only(Gates(min_speedup={"cpu": 1.95}), report).passed
+
+
+def test_a_batch_size_that_was_asked_for_and_not_measured_fails(lenet):
+    speedup = {"cpu": {1: SpeedupFacts(ratio=4.0, low=3.9, high=4.1)}}
+    report = lenet_report(ratios=Ratios.between(lenet.original, lenet.compressed, speedup))
+    gate = only(Gates(min_speedup={"cpu": 2.0}), report)
+    assert not gate.passed
+    assert gate.value is None
+    assert "batch 64 was not measured" in gate.message
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        Gates(max_drop={"accuracy": 0.5}),
+        Gates(min_speedup={"cuda": 0.1}),
+        Gates(max_latency_ms={"cuda": 1e6}),
+    ],
+)
+def test_unmeasured_is_failed(bare, gates):
+    gate = only(gates, bare)
+    assert not gate.passed
+    assert gate.value is None
+    assert "not measured" in gate.message
+
+
+def test_unmeasured_gives_the_recorded_reason():
+    report = bare_report(unmeasured=[Unmeasured(what="latency.cuda", reason="no GPU here")])
+    assert "no GPU here" in only(Gates(max_latency_ms={"cuda": 1.0}), report).message
+
+
+def test_latency_size_and_compression_at_and_beyond_the_limit(lenet):
+    median = lenet.compressed.latency["cpu"].median_ms
+    assert only(Gates(max_latency_ms={"cpu": median}), lenet).passed
+    assert not only(Gates(max_latency_ms={"cpu": median * 0.999}), lenet).passed
+    assert only(Gates(max_file_bytes=39_012), lenet).passed
+    gate = only(Gates(max_file_bytes=39_000), lenet)
+    assert not gate.passed
+    assert "12 too many" in gate.message
+    assert only(Gates(min_compression=lenet.ratios.parameters), lenet).passed
+    assert not only(Gates(min_compression=lenet.ratios.parameters * 1.01), lenet).passed
