@@ -1,0 +1,33 @@
+"""Speed and memory of models in ONNX Runtime, measured in pairs; and sessions for everybody else.
+
+Importing this loads no ONNX Runtime; the functions do, when they are called.
+"""
+
+from __future__ import annotations
+
+from onnxadmm.bench.comparison import compare
+from onnxadmm.bench.machine import environment
+from onnxadmm.bench.results import (
+    Comparison,
+    Latency,
+    Measurement,
+    Setting,
+    Speedup,
+    Unmeasured,
+)
+from onnxadmm.bench.sessions import ProviderError, available_providers, open_session, run_batched
+
+__all__ = [
+    "Comparison",
+    "Latency",
+    "Measurement",
+    "ProviderError",
+    "Setting",
+    "Speedup",
+    "Unmeasured",
+    "available_providers",
+    "compare",
+    "environment",
+    "open_session",
+    "run_batched",
+]

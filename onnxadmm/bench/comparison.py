@@ -1,0 +1,178 @@
+"""Timing several models against each other, in pairs, on a machine that does other things too."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxadmm.bench.placement import choose_cores
+from onnxadmm.bench.process import WorkerProcess
+from onnxadmm.bench.results import Comparison, Measurement, Setting, Unmeasured
+from onnxadmm.bench.sessions import ProviderError
+from onnxadmm.bench.statistics import Times, speedup, summarize
+from onnxadmm.errors import DataError, ResourceError, SpecError, one_line
+
+Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
+
+# The fewest of which one odd launch can't sway the median of a bootstrap draw more often than the
+# interval allows; a launch costs some 0.3 s a model, and its warm-up.
+LAUNCHES = 5
+LIMIT_S = 600.0
+_REPORT_EVERY = 10
+
+
+@dataclass(slots=True)
+class _Record:
+    """What one model did, launch by launch."""
+
+    rounds: list[list[Times]] = field(default_factory=list)
+    session_s: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+
+    def measurement(self, batch_size: int) -> Measurement:
+        every = [sample for launch in self.rounds for sample in launch]
+        return Measurement(
+            summarize(every, batch_size),
+            float(np.median(self.session_s)),
+            int(np.median(self.peak_bytes)),
+        )
+
+    def medians_ms(self) -> list[Times]:
+        return [np.array([np.median(s) for s in launch]) for launch in self.rounds]
+
+
+def compare(
+    models: Mapping[str, bytes | Path],
+    settings: Sequence[Setting],
+    feeds: Feeds,
+    *,
+    rounds: int = 100,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    limit_s: float = LIMIT_S,
+) -> list[Comparison | Unmeasured]:
+    """Time models against the first of them, under every setting.
+
+    Each model lives in a process of its own, so that none warms or fragments another's memory. In each
+    round every model is timed once, in random order, while the others wait; only times of the same
+    round are compared, so that a slow spell of the machine hits both sides. All run on the same cores
+    (`onnxadmm.bench.placement`). The processes are started afresh several times within the rounds, since
+    where a process happens to lie in memory can make it some percent faster or slower for its whole life.
+
+    On CUDA, inputs and outputs stay in GPU memory: what is timed is the model, not the copying.
+
+    Args:
+        models: Name -> serialised model or its file. The first is the baseline. Bytes are written to a
+            temporary file, so that every model takes the same way in.
+        settings: What to run under; one result each, in order.
+        feeds: Batch size -> the inputs to run on, the same for every model.
+        rounds: Paired samples under one setting, at least 5.
+        seed: Of the order within rounds, and of the bootstrap.
+        progress: Told what is happening, a short line at a time.
+        limit_s: How long a worker may take over one request (opening, warming up, a sample).
+
+    Returns:
+        A `Comparison` for each setting, or `Unmeasured` when the provider can't be used here or the
+        models don't take that batch size.
+
+    Raises:
+        SpecError: No models, or too few rounds.
+        ModelError: ONNX Runtime refuses a model, or crashes on it.
+        ResourceError: Memory, disk or time ran out.
+    """
+    if not models:
+        raise SpecError("benchmark: no models to compare; give at least one")
+    if rounds < LAUNCHES:
+        raise SpecError(
+            f"benchmark: rounds is {rounds}; at least {LAUNCHES} are needed for an interval"
+        )
+    say = progress or (lambda _: None)
+    results: list[Comparison | Unmeasured] = []
+    with _files(models) as files:
+        for index, setting in enumerate(settings):
+            rng = np.random.default_rng([seed, index])
+            inputs = feeds(setting.batch_size)
+            try:
+                results.append(
+                    _measure(
+                        files, setting, inputs, rounds=rounds, rng=rng, say=say, limit_s=limit_s
+                    )
+                )
+            except (ProviderError, DataError) as e:
+                results.append(Unmeasured(setting, str(e)))
+    return results
+
+
+@contextmanager
+def _files(models: Mapping[str, bytes | Path]) -> Iterator[dict[str, Path]]:
+    """Give every model a file, and take those that we wrote away again."""
+    with ExitStack() as stack:
+        try:
+            folder: Path | None = None
+            files: dict[str, Path] = {}
+            for index, (name, model) in enumerate(models.items()):
+                if isinstance(model, Path):
+                    files[name] = model
+                    continue
+                if folder is None:
+                    folder = Path(
+                        stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxadmm-"))
+                    )
+                files[name] = folder / f"{index}.onnx"
+                files[name].write_bytes(model)
+        except OSError as e:
+            raise ResourceError(
+                f"benchmark: temporary file for model {one_line(name, 60)!r}: {e.strerror}; "
+                "free space or set TMPDIR"
+            ) from None
+        yield files
+
+
+def _measure(
+    files: Mapping[str, Path],
+    setting: Setting,
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    rounds: int,
+    rng: np.random.Generator,
+    say: Callable[[str], None],
+    limit_s: float,
+) -> Comparison:
+    records = {name: _Record() for name in files}
+    done = 0
+    for share in np.diff(np.linspace(0, rounds, LAUNCHES + 1).astype(int)):
+        say(f"{setting}: starting ONNX Runtime")
+        # The CPU only feeds a GPU; there the driver's threads want room.
+        cores = choose_cores(setting.threads, rng) if setting.provider == "cpu" else []
+        with ExitStack() as stack:
+            workers = {n: stack.enter_context(WorkerProcess(n, limit_s)) for n in files}
+            for name, worker in workers.items():
+                records[name].session_s.append(worker.open(files[name], setting, cores))
+            for name, worker in workers.items():
+                worker.warm(inputs)
+                records[name].rounds.append([])
+            names = list(files)
+            for _ in range(share):
+                for i in rng.permutation(len(names)):
+                    records[names[i]].rounds[-1].append(workers[names[i]].time())
+                done += 1
+                if done % _REPORT_EVERY == 0:
+                    say(f"{setting}: round {done} of {rounds}")
+            for name, worker in workers.items():
+                records[name].peak_bytes.append(worker.peak_memory_bytes())
+    first, *others = files
+    base = records[first].medians_ms()
+    return Comparison(
+        setting,
+        {name: record.measurement(setting.batch_size) for name, record in records.items()},
+        {
+            name: speedup(list(zip(base, records[name].medians_ms(), strict=True)), rng)
+            for name in others
+        },
+    )

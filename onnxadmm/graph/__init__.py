@@ -1,0 +1,29 @@
+"""The graph: loading it safely, probing it, walking it, writing it. Knows no torch."""
+
+from onnxadmm.graph.inputs import pin_dims, random_inputs, real_inputs
+from onnxadmm.graph.loading import load_model
+from onnxadmm.graph.normalise import clear_stale, complete_outputs, name_nodes
+from onnxadmm.graph.probe import Probe, probe
+from onnxadmm.graph.sandbox import run_limited
+from onnxadmm.graph.saving import model_bytes, save_model, write_atomic
+from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_version
+
+__all__ = [
+    "Probe",
+    "all_nodes",
+    "clear_stale",
+    "complete_outputs",
+    "constant_of",
+    "load_model",
+    "model_bytes",
+    "name_nodes",
+    "node_label",
+    "pin_dims",
+    "probe",
+    "random_inputs",
+    "real_inputs",
+    "run_limited",
+    "save_model",
+    "since_version",
+    "write_atomic",
+]

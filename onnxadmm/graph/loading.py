@@ -1,0 +1,262 @@
+"""Loading a model that a stranger may have written: all checks first, then onnx-ir, all in memory."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto
+
+from onnxadmm.errors import ModelError, ResourceError, UnsupportedError, one_line
+from onnxadmm.graph import external, structure, tensors
+from onnxadmm.graph.child import unpack
+from onnxadmm.graph.files import ModelFolder, read_model_file, shown
+from onnxadmm.graph.normalise import complete_inputs, name_nodes
+from onnxadmm.graph.sandbox import run_limited
+from onnxadmm.graph.saving import serialise
+
+if TYPE_CHECKING:
+    import os
+
+# The checker sees names, types and sizes; weights above this many bytes aren't copied for it.
+_SKELETON_BYTES = 1024
+# Protobuf's numbers for string and bytes; and the bytes that needn't be text.
+_TEXTS = {9, 12}
+_BINARY = {"raw_data", "string_data", "s"}
+# Its warnings about odd models aren't for the user's terminal.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+_CHECK_TIMEOUT_S = 20.0
+_CHECK_MEMORY_BYTES = 2 << 30
+# Operators whose second or later inputs are parameters that training changes. An infinity there
+# is a diverged training; elsewhere (a mask for Add or Where) it can be meant.
+_WEIGHTED = {
+    "BatchNormalization",
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "GroupNormalization",
+    "GRU",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "LSTM",
+    "MatMul",
+    "PRelu",
+    "RNN",
+}
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Load and check an ONNX model. Everything it holds is in memory afterwards, external data too.
+
+    Names, opsets, IR version, metadata, doc strings and symbolic dimensions stay as they are, with
+    four exceptions: sparse tensors become dense, training information is dropped, nodes that share a
+    name (which ONNX Runtime refuses) get new ones, and an input without a shape gets open dimensions.
+
+    Args:
+        path: The model file. External data is read from its folder only.
+
+    Raises:
+        ModelError: The file is no valid ONNX model, or reaches out of its folder.
+        UnsupportedError: It is valid, but beyond what ONNX Runtime or onnxadmm takes.
+        ResourceError: It doesn't fit into memory, or the disk fails.
+    """
+    file = read_model_file(path)
+    name = shown(path)
+    try:
+        proto = _parse(file.content)
+        _check_text(proto)
+        structure.check_structure(proto)
+        with ModelFolder(path, file.identity) as folder:
+            _absorb(proto, folder)
+        # Only now: its tensors were vetted with the others.
+        del proto.training_info[:]
+        _check_finite(proto)
+        _check_with_onnx(proto)
+        return _to_ir(proto)
+    except (ModelError, ResourceError) as e:
+        raise type(e)(f"model {name}: {e.args[0]}") from None
+
+
+def _parse(content: bytes) -> ModelProto:
+    proto = ModelProto()
+    if content[4:8] == b"ORTM":
+        raise ModelError("invalid: it is in ORT format, not ONNX; give the original .onnx file")
+    try:
+        proto.ParseFromString(content)
+    except Exception:  # noqa: BLE001  (DecodeError, from a package without types)
+        raise ModelError(
+            "the file doesn't parse as ONNX: corrupt, truncated or something else; "
+            "export or download it again"
+        ) from None
+    return proto
+
+
+def _check_text(proto: ModelProto) -> None:
+    """Refuse names and texts that aren't UTF-8; protobuf leaves that to its readers."""
+    for message in tensors.walk(proto):
+        fields = [(f.name, v, f.is_repeated) for f, v in message.ListFields() if f.type in _TEXTS]
+        for name, value, repeated in fields:
+            if name in _BINARY:
+                continue
+            for text in value if repeated else (value,):
+                # What isn't UTF-8 in a text field comes as bytes.
+                if isinstance(text, bytes) and not _is_utf8(text):
+                    kind = message.DESCRIPTOR.name.removesuffix("Proto")
+                    raise ModelError(
+                        f"invalid text: {name} of a {kind} isn't UTF-8; export the model again"
+                    )
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _absorb(proto: ModelProto, folder: ModelFolder) -> None:
+    """Bring external data into memory, check all tensors, make sparse tensors dense."""
+    found, sparse = [], []
+    for message in tensors.walk(proto):
+        if isinstance(message, TensorProto):
+            found.append(message)
+        elif isinstance(message, SparseTensorProto):
+            sparse.append(message)
+    if len(sparse) > 1 and sum(map(tensors.dense_bytes, sparse)) > tensors.MAX_DENSE_BYTES * 2:
+        raise UnsupportedError(
+            "the sparse tensors have together a dense size above the limit; too large"
+        )
+    external.absorb(found, folder)
+    if sparse:
+        _densify_all(proto)
+
+
+def _densify_all(proto: ModelProto) -> None:
+    for graph in (m for m in tensors.walk(proto) if isinstance(m, onnx.GraphProto)):
+        graph.initializer.extend(tensors.densify(s) for s in graph.sparse_initializer)
+        del graph.sparse_initializer[:]
+    for node in (m for m in tensors.walk(proto) if isinstance(m, onnx.NodeProto)):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.SPARSE_TENSOR:
+                _make_dense(node, attribute)
+            elif attribute.type == AttributeProto.SPARSE_TENSORS:
+                raise UnsupportedError("an attribute with sparse tensors; store them dense")
+
+
+def _make_dense(node: onnx.NodeProto, attribute: AttributeProto) -> None:
+    if node.op_type != "Constant" or attribute.name != "sparse_value":
+        raise UnsupportedError(
+            f"a sparse tensor in an attribute of {one_line(node.op_type, 40)}; store it dense"
+        )
+    attribute.t.CopyFrom(tensors.densify(attribute.sparse_tensor))
+    attribute.ClearField("sparse_tensor")
+    attribute.type = AttributeProto.TENSOR
+    attribute.name = "value"
+
+
+def _check_finite(proto: ModelProto) -> None:
+    """Refuse NaN in any tensor with more than one element, and infinity in weights."""
+    for scope in tensors.walk(proto):
+        if not isinstance(scope, onnx.GraphProto | onnx.FunctionProto):
+            continue
+        held = [(t, t.name) for t in getattr(scope, "initializer", ())]
+        held += [
+            (attribute.t, node.output[0])
+            for node in scope.node
+            if node.op_type == "Constant" and node.output
+            for attribute in node.attribute
+            if attribute.type == AttributeProto.TENSOR
+        ]
+        weights = {
+            name
+            for node in scope.node
+            if node.op_type in _WEIGHTED and node.domain in {"", "ai.onnx"}
+            for name in node.input
+        }
+        for tensor, name in held:
+            _refuse_non_finite(tensor, name, name in weights)
+
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+def _refuse_non_finite(tensor: TensorProto, name: str, is_weight: bool) -> None:
+    if tensor.data_type not in _FLOATS:
+        return
+    array = onnx.numpy_helper.to_array(tensor)
+    # A sum is finite only when every element is, and needs no second array; it may overflow though.
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):
+            return
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    odd = array.size - int(finite.sum())
+    has_nan = bool(np.isnan(array).any())
+    if is_weight or (has_nan and array.size > 1):
+        what = "NaN" if has_nan else "infinity"
+        raise ModelError(
+            f"tensor {one_line(repr(name), 80)}: {odd} of its {array.size} values are not finite ({what}); "
+            "train it again"
+        )
+
+
+def _check_with_onnx(proto: ModelProto) -> None:
+    """Run the ONNX checker over the model without its large weights, in a child."""
+    payload = serialise(_skeleton(proto))
+    answer = run_limited(
+        "check", payload, timeout_s=_CHECK_TIMEOUT_S, memory_bytes=_CHECK_MEMORY_BYTES
+    )
+    reason = unpack(answer)[0]["error"]
+    if reason:
+        text = re.split(r"==> Context:", reason)[0]
+        raise ModelError(f"not valid ONNX: {one_line(text, 170)}; export it again")
+
+
+def _skeleton(proto: ModelProto) -> ModelProto:
+    """Return the model with its large initializers as inputs: the checker's verdict is the same."""
+    skeleton = ModelProto()
+    for field, value in proto.ListFields():
+        if field.name == "graph":
+            continue
+        if field.message_type is not None or field.is_repeated:
+            getattr(skeleton, field.name).extend(value)
+        else:
+            setattr(skeleton, field.name, value)
+    graph = skeleton.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    for value in (*graph.input, *graph.output):
+        # The checker wants a rank, ONNX Runtime doesn't.
+        value.type.tensor_type.shape.SetInParent()
+    listed = {v.name for v in graph.input}
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) <= _SKELETON_BYTES:
+            graph.initializer.append(tensor)
+        elif tensor.name not in listed:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    return skeleton
+
+
+def _to_ir(proto: ModelProto) -> ir.Model:
+    try:
+        model = ir.from_proto(proto)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, RecursionError) as e:
+        cause: BaseException = e
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise UnsupportedError(
+            f"onnx-ir can't read it: {one_line(cause, 150)}; export it again"
+        ) from None
+    name_nodes(model, unnamed=False)
+    complete_inputs(model)
+    return model

@@ -1,0 +1,95 @@
+"""Running native code over a stranger's graph where a crash, a hang or 64 GiB do no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from onnxadmm.errors import ModelError, ResourceError
+
+GIB = 1 << 30
+_CHILD = Path(__file__).with_name("child.py")
+_DOING = {"check": "checking it", "probe": "running it once"}
+
+
+def available_bytes() -> int:
+    """Return how much memory this machine can still give, in bytes."""
+    free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    # A container's limit (cgroup v2) counts before the machine's.
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return max(0, min(free))
+
+
+def run_limited(task: str, payload: bytes, *, timeout_s: float, memory_bytes: int) -> bytes:
+    """Run a named task of `child.py` in a process of its own and return its answer.
+
+    Args:
+        task: `check` or `probe`.
+        payload: What the task reads.
+        timeout_s: Wall time until the child is killed, in seconds.
+        memory_bytes: Data memory beyond what the libraries hold. An allocation above it fails.
+
+    Raises:
+        ModelError: The child crashed, hung or ran out of memory, so the model must not be trusted.
+        ResourceError: The machine can't start a process.
+    """
+    command = [sys.executable, "-I", str(_CHILD), task]
+    command += [str(memory_bytes), str(int(timeout_s) + 1), str(os.getpid())]
+    try:
+        child = subprocess.Popen(  # noqa: S603  (our own interpreter and file)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+    except OSError as e:
+        raise ResourceError(
+            f"a child process for {_DOING[task]} can't start: {e.strerror}; free memory or processes"
+        ) from None
+    try:
+        answer, _ = child.communicate(payload, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise ModelError(
+            f"the model takes too long: {_DOING[task]} was stopped after {timeout_s:.0f} s; "
+            "use a smaller model or fixed, smaller input sizes"
+        ) from None
+    finally:
+        # Also when this process is interrupted: nothing may outlive the call.
+        child.kill()
+        with contextlib.suppress(OSError):
+            child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+    if child.returncode != 0 or not answer:
+        raise ModelError(
+            f"the model is damaged or too large: {_DOING[task]} ended a process limited to "
+            f"{memory_bytes / GIB:.1f} GiB of memory ({_ending(child.returncode)}); export it again"
+        )
+    return answer
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment for the child: ours, quiet and with one thread for each library."""
+    quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return {**os.environ, **quiet}
+
+
+def _ending(code: int) -> str:
+    import signal
+
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"
