@@ -46,7 +46,8 @@ def test_a_model_equals_itself_and_fifty_times_the_work_is_slower():
     assert any("round 40 of 40" in line for line in lines)
 
 
-def test_files_and_bytes_are_alike(tmp_path):
+def test_files_and_bytes_are_alike(monkeypatch, tmp_path):
+    monkeypatch.setattr("onnxadmm.bench.comparison.LAUNCHES", 1)
     path = tmp_path / "model.onnx"
     path.write_bytes(matmuls(4))
     (found,) = compare({"file": path, "bytes": matmuls(4)}, [CPU], rows, rounds=5)
@@ -92,6 +93,7 @@ def test_a_fault_of_the_data_is_not_taken_for_the_models():
 
 @pytest.mark.parametrize("when", ["starting", "round 10"])
 def test_an_interrupt_leaves_neither_processes_nor_files(monkeypatch, tmp_path, when):
+    monkeypatch.setattr("onnxadmm.bench.comparison.LAUNCHES", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def interrupt(line):
@@ -107,6 +109,7 @@ def test_an_interrupt_leaves_neither_processes_nor_files(monkeypatch, tmp_path, 
 def test_the_order_within_rounds_is_drawn_from_the_seed(monkeypatch):
     """Without processes: who was timed when."""
     monkeypatch.setattr("onnxadmm.bench.comparison.WorkerProcess", Fake)
+    monkeypatch.setattr("onnxadmm.bench.comparison.choose_cores", lambda *_: [])
 
     def order(seed):
         Fake.timed = []

@@ -1,0 +1,189 @@
+"""Graphs to test with: a Hypothesis strategy that draws convolutional networks with what makes labels hard."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Builder:
+    """Writes a graph node by node over one current value [N, C, H, W] or [N, C]."""
+
+    def __init__(self, seed: int, channels: int, size: int, opset: int = 17) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.count = 0
+        self.input_shape = ["N", channels, size, size]
+        self.value, self.channels, self.size = "x", channels, size
+        self.opset = opset
+
+    def name(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}{self.count}"
+
+    def weight(self, *shape: int, name: str | None = None, scale: float | None = None) -> str:
+        fan = max(1, int(np.prod(shape[1:])))
+        content = self.rng.standard_normal(shape) * (scale or 1 / np.sqrt(fan))
+        name = name or self.name("w")
+        self.initializers.append(numpy_helper.from_array(content.astype(np.float32), name))
+        return name
+
+    def constant(self, content, dtype=np.int64) -> str:
+        name = self.name("c")
+        self.initializers.append(numpy_helper.from_array(np.array(content, dtype), name))
+        return name
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes) -> str | list[str]:
+        name = self.name(op.lower())
+        names = [f"{name}_out{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
+        return names[0] if outputs == 1 else names
+
+    # --- blocks on the current value
+
+    def conv(self, out: int, kernel: int = 3, group: int = 1, bias: bool = True, w=None) -> None:
+        w = w or self.weight(out, self.channels // group, kernel, kernel)
+        inputs = [self.value, w] + ([self.weight(out, scale=0.1)] if bias else [])
+        self.value = self.node("Conv", *inputs, group=group, pads=[kernel // 2] * 4)
+        self.channels = out
+
+    def batchnorm(self) -> None:
+        c = self.channels
+        statistics = [self.weight(c, scale=0.5), self.weight(c, scale=0.5), self.weight(c, scale=0.5)]
+        variance = self.name("w")
+        content = self.rng.uniform(0.5, 2, c).astype(np.float32)
+        self.initializers.append(numpy_helper.from_array(content, variance))
+        self.value = self.node("BatchNormalization", self.value, *statistics, variance)
+
+    def activation(self, op: str) -> None:
+        if op == "PRelu":
+            self.value = self.node("PRelu", self.value, self.weight(self.channels, 1, 1, scale=0.3))
+        else:
+            self.value = self.node(op, self.value)
+
+    def residual(self) -> None:
+        before, channels = self.value, self.channels
+        self.conv(channels)
+        self.activation("Relu")
+        self.conv(channels, kernel=1)
+        self.value = self.node("Add", self.value, before)
+
+    def branch(self) -> None:
+        before, channels = self.value, self.channels
+        parts = []
+        for width in (channels, channels + 3):
+            self.value, self.channels = before, channels
+            self.conv(width, kernel=1)
+            parts.append(self.value)
+        self.value = self.node("Concat", *parts, axis=1)
+        self.channels = 2 * channels + 3
+
+    def split(self) -> None:
+        sizes = [self.channels // 3, self.channels - self.channels // 3]
+        if min(sizes) < 1:
+            return
+        first, second = self.node("Split", self.value, self.constant(sizes), outputs=2, axis=1)
+        self.value, self.channels = second, sizes[1]
+        self.conv(sizes[1] + 1, kernel=1)
+        self.value = self.node("Concat", first, self.value, axis=1)
+        self.channels = sizes[0] + sizes[1] + 1
+
+    def gate(self) -> None:
+        before, channels = self.value, self.channels
+        self.value = self.node("GlobalAveragePool", self.value)
+        self.conv(max(2, channels // 2), kernel=1)
+        self.activation("Relu")
+        self.conv(channels, kernel=1)
+        self.activation("Sigmoid")
+        self.value = self.node("Mul", before, self.value)
+
+    def shuffle(self, groups: int = 2) -> None:
+        if self.channels % groups:
+            return
+        c, s = self.channels, self.size
+        grouped = self.node("Reshape", self.value, self.constant([0, groups, c // groups, s, s]))
+        swapped = self.node("Transpose", grouped, perm=[0, 2, 1, 3, 4])
+        self.value = self.node("Reshape", swapped, self.constant([0, c, s, s]))
+
+    def shared(self) -> None:
+        channels = self.channels
+        w = self.weight(channels, channels, 3, 3)
+        self.conv(channels, w=w)
+        self.activation("Relu")
+        self.conv(channels, w=w)
+
+    def pool(self) -> None:
+        if self.size >= 4:
+            self.value = self.node("MaxPool", self.value, kernel_shape=[2, 2], strides=[2, 2])
+            self.size //= 2
+
+    def head(self, kind: str, classes: int = 5) -> None:
+        features = self.channels * self.size * self.size
+        if kind == "flatten":
+            flat = self.node("Flatten", self.value, axis=1)
+        elif kind == "reshape":
+            flat = self.node("Reshape", self.value, self.constant([-1, features]))
+        else:
+            pooled = self.node("GlobalAveragePool", self.value)
+            flat, features = self.node("Flatten", pooled, axis=1), self.channels
+        hidden = self.node("Gemm", flat, self.weight(7, features), self.weight(7), transB=1)
+        hidden = self.node("Relu", hidden)
+        product = self.node("MatMul", hidden, self.weight(7, classes))
+        self.value = self.node("Add", product, self.weight(classes))
+
+    def model(self) -> ir.Model:
+        graph = helper.make_graph(
+            self.nodes,
+            "drawn",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.input_shape)],
+            [helper.make_tensor_value_info(self.value, TensorProto.FLOAT, None)],
+            self.initializers,
+        )
+        proto = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
+        )
+        proto = onnx.shape_inference.infer_shapes(proto)
+        onnx.checker.check_model(proto)
+        return ir.from_proto(proto)
+
+
+BLOCKS = (
+    "conv",
+    "grouped",
+    "depthwise",
+    "batchnorm",
+    "residual",
+    "branch",
+    "split",
+    "gate",
+    "shuffle",
+    "shared",
+    "pool",
+    "activation",
+)
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> ir.Model:
+    """Draw a small network of some blocks with one head."""
+    b = Builder(draw(st.integers(0, 2**16)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 5, 6])))
+    b.conv(draw(st.integers(2, 9)), bias=draw(st.booleans()))
+    for block in draw(st.lists(st.sampled_from(BLOCKS), max_size=5)):
+        if block == "conv":
+            b.conv(draw(st.integers(1, 9)), draw(st.sampled_from([1, 3])), bias=draw(st.booleans()))
+        elif block == "grouped":
+            b.conv(4 * draw(st.integers(1, 3)), kernel=1)
+            b.conv(2 * draw(st.integers(1, 4)), group=2)
+        elif block == "depthwise":
+            multiplier = draw(st.sampled_from([1, 2]))
+            b.conv(b.channels * multiplier, group=b.channels)
+        elif block == "activation":
+            b.activation(draw(st.sampled_from(["Relu", "Sigmoid", "Tanh", "PRelu", "LeakyRelu"])))
+        else:
+            getattr(b, block)()
+    b.head(draw(st.sampled_from(["flatten", "reshape", "pool"])))
+    return b.model()

@@ -1,0 +1,140 @@
+"""The imported module computes what ONNX Runtime computes, with the graph's own weights as parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from graphs import Builder, networks
+from hypothesis import HealthCheck, given, settings
+
+from onnxadmm.bench import open_session
+from onnxadmm.compact import compare_outputs
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import model_bytes, probe
+from onnxadmm.modules import import_model, write_back
+
+
+def run_both(model, rows=3, seed=0):
+    imported = import_model(model, probe(model))
+    shape = [d if isinstance(d, int) else rows for d in model.graph.inputs[0].shape]
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    expected = open_session(model_bytes(model)).run(list(imported.outputs), {imported.inputs[0]: x})
+    got = imported.module(torch.from_numpy(x))
+    return imported, expected, [g.detach().numpy() for g in got]
+
+
+def small_network(**kwargs):
+    b = Builder(1, 2, 6, **kwargs)
+    b.conv(4)
+    b.batchnorm()
+    b.activation("PRelu")
+    b.residual()
+    b.head("reshape")
+    return b.model()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(model=networks())
+def test_outputs_match_onnx_runtime_at_another_batch_size(model):
+    _, expected, got = run_both(model)
+    assert compare_outputs(expected, got) < 1e-5
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(model=networks())
+def test_every_weight_gets_a_finite_gradient(model):
+    imported, _, _ = run_both(model)
+    x = torch.randn([d if isinstance(d, int) else 2 for d in model.graph.inputs[0].shape])
+    imported.module(x)[0].square().sum().backward()
+    for name, parameter in imported.binding.items():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_weights_are_parameters_under_their_own_names_and_statistics_are_not():
+    model = small_network()
+    imported = import_model(model, probe(model))
+    bn = next(n for n in model.graph if n.op_type == "BatchNormalization")
+    assert {v.name for v in bn.inputs[1:3]} <= set(imported.binding)
+    assert not {v.name for v in bn.inputs[3:5]} & set(imported.binding)
+    names = dict(imported.module.named_parameters())
+    assert set(imported.binding) == set(names)
+
+
+def test_a_shared_weight_is_one_parameter():
+    b = Builder(0, 3, 6)
+    b.conv(4)
+    b.shared()
+    b.head("pool")
+    model = b.model()
+    imported, expected, got = run_both(model)
+    assert compare_outputs(expected, got) < 1e-5
+    shared = [v for v in model.graph.initializers.values() if len(list(v.uses())) == 2]
+    assert len(shared) == 1
+    assert sum(p is imported.binding[shared[0].name] for p in imported.module.parameters()) == 1
+
+
+def test_writing_back_without_training_changes_no_byte():
+    model = small_network()
+    before = ir.to_proto(model).SerializeToString()
+    write_back(model, import_model(model, probe(model)).weights())
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_after_a_step_and_writing_back_both_runtimes_agree():
+    model = small_network()
+    imported, _, _ = run_both(model)
+    optimizer = torch.optim.SGD(imported.module.parameters(), lr=0.01)
+    imported.module(torch.randn(4, 2, 6, 6))[0].square().mean().backward()
+    optimizer.step()
+    write_back(model, imported.weights())
+    x = np.random.default_rng(2).standard_normal((5, 2, 6, 6)).astype(np.float32)
+    expected = open_session(model_bytes(model)).run(None, {"x": x})
+    got = [g.detach().numpy() for g in imported.module(torch.from_numpy(x))]
+    assert compare_outputs(expected, got) < 1e-5
+
+
+def test_the_module_deep_copies_and_keeps_training():
+    imported, _, _ = run_both(small_network())
+    twin = copy.deepcopy(imported.module)
+    x = torch.randn(2, 2, 6, 6)
+    assert torch.equal(twin(x)[0], imported.module(x)[0])
+    next(iter(twin.parameters())).data.zero_()
+    assert not torch.equal(twin(x)[0], imported.module(x)[0])
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "/a/b:0", "training", "a..b", "a.b.c", "weight[0]", "für"])
+def test_any_name_can_be_a_weight(name):
+    b = Builder(0, 2, 6)
+    b.conv(4, w=b.weight(4, 2, 3, 3, name=name))
+    b.conv(3, w=b.weight(3, 4, 3, 3, name=f"{name}.more"))
+    b.head("pool")
+    imported, expected, got = run_both(b.model())
+    assert compare_outputs(expected, got) < 1e-5
+    assert {name, f"{name}.more"} <= set(imported.binding)
+
+
+def test_an_operator_without_a_builder_is_refused_by_name():
+    b = Builder(0, 2, 6)
+    b.conv(4)
+    b.value = b.node("Einsum", b.value, equation="abcd->abcd")
+    b.head("pool")
+    model = b.model()
+    with pytest.raises(UnsupportedError, match=r"Einsum 'einsum\d+'.*can't be trained"):
+        import_model(model, probe(model))
+
+
+def test_an_attribute_that_a_builder_does_not_know_is_refused():
+    b = Builder(0, 2, 6)
+    b.conv(4)
+    b.head("pool")
+    model = b.model()
+    seen = probe(model)
+    conv = next(n for n in model.graph if n.op_type == "Conv")
+    conv.attributes["winograd"] = ir.AttrInt64("winograd", 1)
+    with pytest.raises(UnsupportedError, match="'winograd'"):
+        import_model(model, seen)
