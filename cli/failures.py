@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -29,39 +29,39 @@ class Main(click.Group):
         extra["standalone_mode"] = False
         try:
             status = super().main(args, prog_name or "onnxadmm", **extra)
-        except OnnxadmmError as e:
-            _fail(str(e), e.exit_code)
         except click.exceptions.NoArgsIsHelpError as e:
             click.echo(e.format_message(), err=True)
             sys.exit(USAGE)
-        except click.UsageError as e:
-            _fail(f"{e.format_message()} see `onnxadmm --help`", USAGE)
-        except click.Abort:
-            _fail("interrupted; nothing was written", 130)
-        except KeyboardInterrupt:
-            _fail("interrupted; nothing was written", 130)
         except BrokenPipeError:
             # Whoever read our output has gone; there is nobody to tell.
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
             sys.exit(128 + 13)
-        except MemoryError:
-            _fail(
-                "not enough memory; use a smaller batch or a machine with more",
-                ResourceError.exit_code,
-            )
-        except OSError as e:
-            where = f" {one_line(e.filename, 100)}" if e.filename else ""
-            _fail(
-                f"{e.strerror or type(e).__name__}{where}; check disk and permissions",
-                ResourceError.exit_code,
-            )
-        except Exception as e:  # noqa: BLE001  (the last resort: a bug of ours must not show a traceback)
-            _fail(_log_bug(e), BUG)
-        else:
-            sys.exit(status if isinstance(status, int) else 0)
+        except (KeyboardInterrupt, Exception) as e:  # noqa: BLE001  (a traceback is nobody's answer)
+            _fail(*_explain(e))
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-def _fail(message: str, status: int) -> None:
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Return the message of a failure and its exit status."""
+    if isinstance(error, OnnxadmmError):
+        return str(error), error.exit_code
+    if isinstance(error, click.UsageError):
+        return f"{error.format_message()} see `onnxadmm --help`", USAGE
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return "interrupted; nothing was written", 130
+    if isinstance(error, MemoryError):
+        return (
+            "not enough memory; use a smaller batch or a machine with more",
+            ResourceError.exit_code,
+        )
+    if isinstance(error, OSError):
+        where = f" {one_line(error.filename, 100)}" if error.filename else ""
+        what = error.strerror or type(error).__name__
+        return f"{what}{where}; check disk and permissions", ResourceError.exit_code
+    return _log_bug(error), BUG
+
+
+def _fail(message: str, status: int) -> NoReturn:
     line = one_line(message, LIMIT)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -69,7 +69,7 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _log_bug(error: Exception) -> str:
+def _log_bug(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
     try:
         descriptor, path = tempfile.mkstemp(prefix="onnxadmm-", suffix=".log")

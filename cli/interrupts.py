@@ -61,7 +61,7 @@ class Signals:
 
     def _interrupted(self, number: int) -> Interrupted:
         name = signal.Signals(number).name
-        if self._deferring or any((self._folder / "checkpoints").glob("*.json")):
+        if self._deferring or any((self._folder / "checkpoints").rglob("*.json")):
             words = [a for a in sys.argv[1:] if a != "--resume"]
             again = shlex.join(["onnxadmm", *words, "--resume"])
             return Interrupted(

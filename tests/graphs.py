@@ -53,7 +53,11 @@ class Builder:
 
     def batchnorm(self) -> None:
         c = self.channels
-        statistics = [self.weight(c, scale=0.5), self.weight(c, scale=0.5), self.weight(c, scale=0.5)]
+        statistics = [
+            self.weight(c, scale=0.5),
+            self.weight(c, scale=0.5),
+            self.weight(c, scale=0.5),
+        ]
         variance = self.name("w")
         content = self.rng.uniform(0.5, 2, c).astype(np.float32)
         self.initializers.append(numpy_helper.from_array(content, variance))
@@ -170,7 +174,9 @@ BLOCKS = (
 @st.composite
 def networks(draw: st.DrawFn) -> ir.Model:
     """Draw a small network of some blocks with one head."""
-    b = Builder(draw(st.integers(0, 2**16)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 5, 6])))
+    b = Builder(
+        draw(st.integers(0, 2**16)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 5, 6]))
+    )
     b.conv(draw(st.integers(2, 9)), bias=draw(st.booleans()))
     for block in draw(st.lists(st.sampled_from(BLOCKS), max_size=5)):
         if block == "conv":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxadmm.compact.accounting import Account, account
-from onnxadmm.compact.cutting import cut_channels, mask_channels
+from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "account",
     "compare_outputs",
     "cut_channels",
+    "expand_channels",
     "mask_channels",
     "prove",
 ]

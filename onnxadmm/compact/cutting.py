@@ -19,9 +19,6 @@ Array = np.ndarray[Any, Any]
 def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> ir.Model:
     """Return a copy of the model with every slice of the dead channels set to zero.
 
-    This is the reference that the cut model is compared with: the same graph as the original's, so that
-    nothing but the channels differs.
-
     Args:
         model: The graph that was labelled.
         labelling: Its labels.
@@ -31,12 +28,50 @@ def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) ->
     gone = np.array(sorted(dead), np.int64)
     for value in _carriers(masked, labelling):
         content = np.array(constant_of(value))
-        for axis, labels in enumerate(labelling.axes[value.name or ""]):
-            index: list[Any] = [slice(None)] * content.ndim
-            index[axis] = np.isin(labels, gone)
-            content[tuple(index)] = 0
+        content *= _alive(labelling.axes[value.name or ""], gone)
         set_constant(value, content)
     return masked
+
+
+def expand_channels(
+    model: ir.Model, labelling: Labelling, dead: Iterable[int], cut: ir.Model
+) -> ir.Model:
+    """Return a copy of the model with the weights of the cut one, and zero on every dead slice.
+
+    This is the reference that a cut model is proven against, after it was trained further: the
+    original's graph, so that nothing but the surgery differs.
+
+    Args:
+        model: The graph that was labelled.
+        labelling: Its labels.
+        dead: The labels that went.
+        cut: What `cut_channels` made of it, with the weights of today.
+    """
+    masked = model.clone()
+    gone = np.array(sorted(dead), np.int64)
+    carrying = set(labelling.weights)
+    today = {v.name: constant_of(v) for v in ops.held_tensors(cut)}
+    for value in ops.held_tensors(masked):
+        content, old = today.get(value.name), constant_of(value)
+        if content is None or old is None:
+            continue
+        if value.name in carrying:
+            whole = np.zeros_like(old)
+            whole[_alive(labelling.axes[value.name or ""], gone)] = content.reshape(-1)
+            set_constant(value, whole)
+        elif content.shape == old.shape and content.dtype.kind == "f":
+            set_constant(value, content)
+    return masked
+
+
+def _alive(axes: list[Array], gone: Array) -> Array:
+    """Return the boolean mask, in the tensor's shape, of the elements that carry no dead label."""
+    mask = np.ones([len(a) for a in axes], bool)
+    for axis, labels in enumerate(axes):
+        shape = [1] * len(axes)
+        shape[axis] = -1
+        mask &= ~np.isin(labels, gone).reshape(shape)
+    return mask
 
 
 def cut_channels(

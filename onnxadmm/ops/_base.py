@@ -129,6 +129,7 @@ class Operator:
         Raises:
             UnsupportedError: The node asks for something that the builder doesn't do.
         """
+        del scope
         raise UnsupportedError(
             f"{describe(node)}: {self.op_type} can't be trained yet; use a spec without data or "
             "with `schedule: {epochs: 0, retrain: 0}`"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +26,7 @@ from onnxadmm.compact import (
     account,
     compare_outputs,
     cut_channels,
-    mask_channels,
+    expand_channels,
     prove,
 )
 from onnxadmm.data import Dataset, fingerprint
@@ -51,9 +51,16 @@ from onnxadmm.pipeline.request import (
     output_index,
     resolve,
 )
-from onnxadmm.progress import Progress, Silent, StopRequest, Tick
+from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest, Tick
 from onnxadmm.report import Report, Stage, Verification, render_all
 from onnxadmm.spec import dump_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onnxadmm.admm import Constraint
+    from onnxadmm.modules import Imported
+    from onnxadmm.training import CheckpointStore, EpochRecord, Settings, Teacher
 
 Array = np.ndarray[Any, Any]
 
@@ -153,11 +160,15 @@ class _Run:
         self.progress = progress
         self.folder = folder
         self.resume = resume
-        self.stop = stop
+        self.stop = stop or NeverStop()
         self.stages: list[Stage] = []
         self.warnings: list[str] = []
-        self.history: list[Any] = []
+        self.history: list[EpochRecord] = []
         self.import_error: float | None = None
+        self.sparse: set[str] = set()
+        self.imported: Imported | None = None
+        self.teacher: Teacher | None = None
+        self.settings: Settings | None = None
 
     def run(self) -> Result:
         """Go through all stages."""
@@ -172,8 +183,9 @@ class _Run:
             dead = dead_labels(analysis.classes, kept)
             pruned = cut_channels(trained, analysis.labelling, analysis.probe, dead)
             seen = probe(pruned)
+        pruned = self._retrain(pruned, seen, samples)
         with self._stage("prove"):
-            masked = mask_channels(trained, analysis.labelling, dead)
+            masked = expand_channels(trained, analysis.labelling, dead, pruned)
             proof = prove(masked, pruned, self._proof_feeds(samples))
         with self._stage("quantize"):
             compressed = self._quantize(pruned, rules, samples)
@@ -213,14 +225,16 @@ class _Run:
         """
         import torch
 
-        from onnxadmm.admm import kept_channels
+        from onnxadmm.admm import Unstructured, kept_channels
         from onnxadmm.modules import write_back
 
-        schedule = self.spec.schedule
         shapes = trainable_weights(self.request.model)
         sets = constraints(analysis, self.spec, shapes, targets)
+        self.sparse = {c.tensor for c in sets if isinstance(c, Unstructured)}
         trained = self.request.model.clone()
-        if samples is None or not sets or not (schedule.epochs or schedule.retrain):
+        if samples is not None and sets:
+            self._prepare_training(analysis.probe, samples)
+        if self.settings is None or not self.spec.schedule.epochs:
             with self._stage("project"):
                 values = ops.weights(trained)
                 weights = {n: torch.from_numpy(np.array(constant_of(values[n]))) for n in shapes}
@@ -230,54 +244,109 @@ class _Run:
                         masks[n] = mask if n not in masks else masks[n] & mask
                 new = {n: (weights[n] * mask).numpy() for n, mask in masks.items()}
         else:
-            masks, new = self._train(analysis, sets, samples)
+            masks, new = self._train(sets)
         write_back(trained, new)
         kept = {
             c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in targets
         }
         return kept, trained
 
-    def _train(self, analysis: Analysis, sets: Sequence[Any], samples: Samples) -> tuple[Any, Any]:
+    def _prepare_training(self, seen: Probe, samples: Samples) -> None:
+        """Import the original, compare it with ONNX Runtime, and let it teach."""
+        from onnxadmm.modules import import_model
+        from onnxadmm.training import Settings, Teacher
+
+        schedule, data = self.spec.schedule, self.spec.data
+        if data is None or not (schedule.epochs or schedule.retrain):
+            return
+        self.settings = Settings(
+            train=samples.train,
+            evaluate=samples.evaluate,
+            batch_size=data.batch_size,
+            objective=self.spec.objective,
+            output=output_index(self.spec, self.request.model),
+            schedule=schedule,
+            seed=self.spec.seed,
+            progress=self.progress,
+            stop=self.stop,
+        )
+        with self._stage("import"):
+            self.imported = import_model(self.request.model, seen)
+            self.import_error = self._check_import(self.request.model, self.imported, samples.train)
+            module, objective = self.imported.module, self.spec.objective
+            self.teacher = Teacher.of(module, objective, self.settings.output)
+            if self.teacher is not None:
+                self.teacher.prepare(samples.train, self.imported.inputs)
+
+    def _train(self, sets: Sequence[Constraint]) -> tuple[dict[str, Tensor], dict[str, Array]]:
+        """Train the original towards its constraints by ADMM."""
+        from onnxadmm.training import Trainer, plan_admm
+
+        assert self.imported is not None
+        assert self.settings is not None
+        with self._stage("train"):
+            result = Trainer(
+                self.imported,
+                plan_admm(self.spec.schedule),
+                settings=self.settings,
+                constraints=sets,
+                teacher=self.teacher,
+                store=self._store("admm"),
+            ).run()
+        self.history += result.history
+        return {n: m.cpu() for n, m in result.masks.items()}, self.imported.weights()
+
+    def _retrain(self, pruned: ir.Model, seen: Probe, samples: Samples | None) -> ir.Model:
+        """Retrain what is left.
+
+        The papers retrain the whole network under its mask (arXiv 1804.03294, section 3.4). The cut
+        network computes the same and has no masked channel left, so each step costs only what it must;
+        single zeros stay masked.
+        """
+        from onnxadmm.modules import import_model, write_back
+        from onnxadmm.training import Trainer, plan_retraining
+
+        phases = plan_retraining(self.spec.schedule)
+        if self.settings is None or samples is None or not phases:
+            return pruned
+        with self._stage("retrain"):
+            imported = import_model(pruned, seen)
+            self._check_import(pruned, imported, samples.train)
+            result = Trainer(
+                imported,
+                phases,
+                settings=self.settings,
+                masks={n: imported.binding[n].detach() != 0 for n in sorted(self.sparse)},
+                teacher=self.teacher,
+                store=self._store("retrain"),
+                first_epoch=len(self.history) + 1,
+            ).run()
+            self.history += result.history
+            retrained = pruned.clone()
+            write_back(retrained, imported.weights())
+        return retrained
+
+    def _store(self, name: str) -> CheckpointStore | None:
+        """Return where a stage's checkpoints go; those of an earlier run go unless it is resumed."""
         import torch
 
-        from onnxadmm.modules import import_model
-        from onnxadmm.training import CheckpointStore, Trainer
+        from onnxadmm.training import CheckpointStore
 
-        with self._stage("import"):
-            imported = import_model(self.request.model, analysis.probe)
-            self.import_error = self._check_import(imported, samples.train)
-        with self._stage("train"):
-            store = None
-            if self.folder is not None:
-                identity = self._identity(samples, torch.__version__, torch.get_num_threads())
-                store = CheckpointStore(self.folder / "checkpoints", identity)
-                if not self.resume:
-                    store.clear()
-            assert self.spec.data is not None
-            trainer = Trainer(
-                imported,
-                sets,
-                train=samples.train,
-                evaluate=samples.evaluate,
-                batch_size=self.spec.data.batch_size,
-                objective=self.spec.objective,
-                output=output_index(self.spec, self.request.model),
-                schedule=self.spec.schedule,
-                seed=self.spec.seed,
-                progress=self.progress,
-                store=store,
-                stop=self.stop,
-            )
-            result = trainer.run()
-        self.history = result.history
-        return {n: m.cpu() for n, m in result.masks.items()}, imported.weights()
+        if self.folder is None:
+            return None
+        assert self.settings is not None
+        identity = self._identity(self.settings, torch.__version__, torch.get_num_threads())
+        store = CheckpointStore(self.folder / "checkpoints" / name, identity)
+        if not self.resume:
+            store.clear()
+        return store
 
-    def _check_import(self, imported: Any, data: Dataset) -> float:
-        """Compare the torch module with ONNX Runtime on real samples, before anything is trained."""
+    def _check_import(self, model: ir.Model, imported: Imported, data: Dataset) -> float:
+        """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""
         import torch
 
         inputs, _ = data.batch(slice(0, self._rows(IMPORT_SAMPLES, len(data))))
-        session = bench.open_session(model_bytes(self.request.model), name="the original")
+        session = bench.open_session(model_bytes(model), name="the imported model")
         expected = session.run(list(imported.outputs), inputs)
         imported.module.eval()
         with torch.inference_mode():
@@ -456,7 +525,7 @@ class _Run:
             feeds.append(inputs)
         return feeds
 
-    def _identity(self, samples: Samples, torch_version: str, threads: int) -> dict[str, str]:
+    def _identity(self, samples: Settings, torch_version: str, threads: int) -> dict[str, str]:
         """Return what a checkpoint belongs to: everything that the training depends on."""
         wanted = {"data", "objective", "prune", "schedule", "seed"}
         spec = self.spec.model_dump(mode="json", include=wanted)

@@ -77,10 +77,10 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         os.close(descriptor)
         if made:
-            with contextlib.suppress(OSError):
-                (folder / "checkpoints").rmdir()
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            # Empty ones only: rmdir refuses a folder that holds anything.
+            for empty in ("checkpoints/admm", "checkpoints/retrain", "checkpoints", "."):
+                with contextlib.suppress(OSError):
+                    (folder / empty).rmdir()
 
 
 def write_all(folder: Path, files: Mapping[str, bytes | str]) -> None:

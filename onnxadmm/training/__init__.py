@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
-from onnxadmm.training.engine import EpochRecord, Phase, Trained, Trainer, plan
+from onnxadmm.training.engine import (
+    EpochRecord,
+    Phase,
+    Settings,
+    Trained,
+    Trainer,
+    plan_admm,
+    plan_retraining,
+)
 from onnxadmm.training.objectives import measure
+from onnxadmm.training.teacher import Teacher
 
 __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "EpochRecord",
     "Phase",
+    "Settings",
+    "Teacher",
     "Trained",
     "Trainer",
     "measure",
-    "plan",
+    "plan_admm",
+    "plan_retraining",
 ]

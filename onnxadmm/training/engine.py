@@ -1,4 +1,4 @@
-"""The training loop: ADMM phases and masked retraining over one plan of optimizer steps.
+"""The training loop: phases of ADMM, or of retraining with fixed masks.
 
 Everything that the loop does at a step follows from the seed and the step's number: the order of samples, the
 learning rate, when Z and U are updated. So a run that was stopped after any step and resumed from its
@@ -21,7 +21,7 @@ from onnxadmm.admm import Constraint, Residuals, Solver, make_penalty
 from onnxadmm.data import Dataset
 from onnxadmm.errors import DivergedError, one_line
 from onnxadmm.modules import Imported
-from onnxadmm.progress import NeverStop, Progress, StopRequest, Tick
+from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest, Tick
 from onnxadmm.spec import Objective, Optimizer, Schedule
 from onnxadmm.training.checkpoints import (
     Checkpoint,
@@ -80,22 +80,48 @@ class Trained:
     history: list[EpochRecord]
 
 
-def plan(schedule: Schedule) -> list[Phase]:
-    """Split a schedule into phases: the ADMM epochs evenly over the steps, then the retraining."""
-    steps = min(schedule.steps, schedule.epochs) or 1
-    phases: list[Phase] = []
-    if schedule.epochs:
-        bounds = [round(schedule.epochs * i / steps) for i in range(steps + 1)]
-        phases += [
-            Phase("admm", i + 1, bounds[i + 1] - bounds[i], (i + 1) / steps) for i in range(steps)
-        ]
-    if schedule.retrain:
-        phases.append(Phase("retrain", steps, schedule.retrain, 1.0))
-    return phases
+def plan_admm(schedule: Schedule) -> list[Phase]:
+    """Split the ADMM epochs evenly over the progressive steps."""
+    steps = min(schedule.steps, schedule.epochs)
+    bounds = [round(schedule.epochs * i / steps) for i in range(steps + 1)] if steps else []
+    return [Phase("admm", i + 1, bounds[i + 1] - bounds[i], (i + 1) / steps) for i in range(steps)]
+
+
+def plan_retraining(schedule: Schedule) -> list[Phase]:
+    """Return the retraining as one phase, or none."""
+    step = max(1, min(schedule.steps, schedule.epochs))
+    return [Phase("retrain", step, schedule.retrain, 1.0)] if schedule.retrain else []
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all trainers of a run share.
+
+    Attributes:
+        train: Samples to train on.
+        evaluate: Samples to measure on after each epoch.
+        batch_size: Samples a step.
+        objective: Loss and metric.
+        output: Index of the model output that the loss reads.
+        schedule: Optimizer, ρ, updates.
+        seed: Seeds the order of the samples.
+        progress: Listens.
+        stop: Asked after every step; the state is saved before the run stops.
+    """
+
+    train: Dataset
+    evaluate: Dataset | None
+    batch_size: int
+    objective: Objective
+    output: int
+    schedule: Schedule
+    seed: int
+    progress: Progress = field(default_factory=Silent)
+    stop: StopRequest = field(default_factory=NeverStop)
 
 
 class Trainer:
-    """Trains an imported model towards its constraints.
+    """Trains an imported model towards its constraints, or within fixed masks.
 
     Constructing it moves the module to the device that Accelerate chooses.
     """
@@ -103,51 +129,45 @@ class Trainer:
     def __init__(
         self,
         imported: Imported,
-        constraints: Sequence[Constraint],
+        phases: Sequence[Phase],
         *,
-        train: Dataset,
-        evaluate: Dataset | None,
-        batch_size: int,
-        objective: Objective,
-        output: int,
-        schedule: Schedule,
-        seed: int,
-        progress: Progress,
+        settings: Settings,
+        constraints: Sequence[Constraint] = (),
+        masks: Mapping[str, Tensor] | None = None,
+        teacher: Teacher | None = None,
         store: CheckpointStore | None = None,
-        stop: StopRequest | None = None,
+        first_epoch: int = 1,
     ) -> None:
         """Prepare a run.
 
         Args:
             imported: The model; its parameters are trained in place.
-            constraints: The final constraints.
-            train: Samples to train on.
-            evaluate: Samples to measure on after each epoch.
-            batch_size: Samples a step.
-            objective: Loss and metric.
-            output: Index of the model output that the loss reads.
-            schedule: Epochs, optimizer, ρ.
-            seed: Seeds the order of the samples.
-            progress: Listens.
+            phases: What to do, in order.
+            settings: What all of a run's trainers share.
+            constraints: The final constraints; for ADMM.
+            masks: Weight name -> mask of what may be nonzero, from the start; for retraining.
+            teacher: The original model, where the loss or the metric asks it.
             store: Where checkpoints go; None keeps none.
-            stop: Asked after every step; the state is saved before the run stops.
+            first_epoch: Number of the first epoch in the history.
         """
         from accelerate import Accelerator
 
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.imported = imported
-        self.teacher = Teacher.of(imported.module, objective, output, self.accelerator.device)
+        self.teacher = teacher
         self.module = self.accelerator.prepare_model(imported.module)
         self.final = list(constraints)
-        self.train_data, self.eval_data = train, evaluate
-        self.batch_size = min(batch_size, len(train))
-        self.objective, self.output = objective, output
-        self.schedule, self.seed = schedule, seed
-        self.progress, self.store, self.stop = progress, store, stop or NeverStop()
-        self.phases = plan(schedule)
-        self.steps_per_epoch = len(train) // self.batch_size
-        self.masks: dict[str, Tensor] = {}
+        self.train_data, self.eval_data = settings.train, settings.evaluate
+        self.batch_size = min(settings.batch_size, len(settings.train))
+        self.objective, self.output = settings.objective, settings.output
+        self.schedule, self.seed = settings.schedule, settings.seed
+        self.progress, self.stop = settings.progress, settings.stop
+        self.store, self.first_epoch = store, first_epoch
+        self.phases = list(phases)
+        self.steps_per_epoch = len(settings.train) // self.batch_size
+        device = self.accelerator.device
+        self.masks: dict[str, Tensor] = {n: m.to(device) for n, m in (masks or {}).items()}
         self.history: list[EpochRecord] = []
         self.position = _Position()
         self._saved_at = time.monotonic()
@@ -163,14 +183,10 @@ class Trainer:
         if checkpoint is not None:
             self._restore_weights(checkpoint)
             self.progress.note(f"resumed after step {checkpoint.step}")
-        if self.phases and self.teacher is not None:
-            self.teacher.prepare(self.train_data, self.imported.inputs)
         with self.stop.deferred():
             for index in range(self.position.phase, len(self.phases)):
                 self._run_phase(index, checkpoint)
                 checkpoint = None
-        if not self.phases or self.phases[-1].stage == "admm":
-            self._project(self.final)
         return Trained(dict(self.masks), self.history)
 
     # --- phases
@@ -186,9 +202,6 @@ class Trainer:
             updates = phase.epochs * self.schedule.updates_per_epoch
             penalty = make_penalty(self.schedule.rho, updates)
             solver = Solver(constraints, self.imported.binding, penalty)
-        elif not self.masks:
-            # Retraining without ADMM before it: the projection of the weights as they came.
-            self._project(constraints)
         if checkpoint is not None:
             self._restore_phase(checkpoint, optimizer, solver)
         while at.epoch < phase.epochs and not at.converged:
@@ -204,9 +217,8 @@ class Trainer:
     ) -> None:
         at = self.position
         started = time.monotonic()
-        order = np.random.default_rng([self.seed, at.phase, at.epoch]).permutation(
-            len(self.train_data)
-        )
+        number = self.first_epoch + len(self.history)
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.train_data))
         every = max(1, self.steps_per_epoch // self.schedule.updates_per_epoch)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         residuals, each = Residuals(math.nan, math.nan), dict[str, Residuals]()
@@ -230,7 +242,7 @@ class Trainer:
         metric = self._evaluate()
         primal, dual = at.residuals.get("primal"), at.residuals.get("dual")
         record = EpochRecord(
-            epoch=len(self.history) + 1,
+            epoch=self.first_epoch + len(self.history),
             stage=phase.stage,
             step=phase.step,
             loss=at.loss_sum / self.steps_per_epoch,

@@ -22,6 +22,13 @@ class Teacher:
     """A frozen copy of the original. Its answers to the training set are kept where memory allows."""
 
     def __init__(self, module: nn.Module, output: int, device: torch.device) -> None:
+        """Copy a module before it is trained.
+
+        Args:
+            module: The original; returns a tuple of outputs.
+            output: Index of the output that teaches.
+            device: Where it runs.
+        """
         self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
         self.index = output
         self.device = device
@@ -30,10 +37,16 @@ class Teacher:
 
     @classmethod
     def of(
-        cls, module: nn.Module, objective: Objective, output: int, device: torch.device
+        cls,
+        module: nn.Module,
+        objective: Objective,
+        output: int,
+        device: torch.device | None = None,
     ) -> Teacher | None:
-        """Return a teacher where the loss or the metric asks for one."""
+        """Return a teacher where the loss or the metric asks for one, on the device that trains."""
         wanted = needs_teacher(objective) or objective.resolved_metric == "agreement"
+        if device is None:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(module, output, device) if wanted else None
 
     def prepare(self, data: Dataset, names: Sequence[str]) -> None:

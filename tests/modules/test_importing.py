@@ -107,7 +107,9 @@ def test_the_module_deep_copies_and_keeps_training():
     assert not torch.equal(twin(x)[0], imported.module(x)[0])
 
 
-@pytest.mark.parametrize("name", ["conv.weight", "/a/b:0", "training", "a..b", "a.b.c", "weight[0]", "für"])
+@pytest.mark.parametrize(
+    "name", ["conv.weight", "/a/b:0", "training", "a..b", "a.b.c", "weight[0]", "für"]
+)
 def test_any_name_can_be_a_weight(name):
     b = Builder(0, 2, 6)
     b.conv(4, w=b.weight(4, 2, 3, 3, name=name))

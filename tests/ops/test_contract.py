@@ -132,7 +132,9 @@ def opset_for(op, version):
 def model_of(op, opset, case):
     shape, others, attributes, outputs = case
     names = [f"p{k}" for k in range(len(others))]
-    node = helper.make_node(op, ["x", *names], [f"y{k}" for k in range(outputs)], name="it", **attributes)
+    node = helper.make_node(
+        op, ["x", *names], [f"y{k}" for k in range(outputs)], name="it", **attributes
+    )
     graph = helper.make_graph(
         [node],
         "one",
@@ -204,9 +206,7 @@ def test_labels_agree_with_what_really_depends_on_a_channel(op, opset, operator)
             own = int(labels.axes["x"][1][channel])
             if own == 0 or own in labels.fixed:
                 continue
-            session = open_session(
-                model_bytes(mask_channels(model, labels, {own})), optimize=False
-            )
+            session = open_session(model_bytes(mask_channels(model, labels, {own})), optimize=False)
             changed = x.copy()
             changed[:, channel] += 0.37
             names = [o.name for o in session.get_outputs()]
