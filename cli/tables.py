@@ -17,6 +17,7 @@ from onnxadmm.report import formatting
 if TYPE_CHECKING:
     from onnxadmm.pipeline import Inspection
 
+LAYERS = 3
 ROWS = 60
 """More classes than this are summed up in one line; --json has them all."""
 
@@ -36,15 +37,18 @@ def show_inspection(found: Inspection) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("class", "left"), ("channels", "right"), ("parameters each", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("lives in", overflow="fold", ratio=1)
-    table.add_column("can go", overflow="fold", ratio=1)
+    table.add_column("layers", overflow="fold", ratio=2)
+    table.add_column("tensors", justify="right")
+    table.add_column("can go", overflow="fold", ratio=3)
     for c in found.classes[:ROWS]:
-        where = ", ".join(f"{one_line(s.tensor, 40)}[{s.axis}]" for s in c.slices)
+        layers = ", ".join(one_line(n, 32) for n in c.layers[:LAYERS])
+        more = len(c.layers) - LAYERS
         table.add_row(
-            Text(one_line(c.name, 48)),
+            Text(one_line(c.name, 32)),
             str(c.size),
             formatting.count(c.parameters),
-            Text(one_line(where, 160)),
+            Text(layers + (f" and {more} more" if more > 0 else "")),
+            str(len({piece.tensor for piece in c.slices})),
             Text(f"no: {one_line(c.reason, 160)}" if c.reason else "yes"),
         )
     out.print(table)

@@ -20,7 +20,7 @@ class Account:
         parameters: Elements of all weights (biases included, statistics not).
         nonzero_parameters: Those that aren't zero.
         macs: Multiply-accumulates of one sample.
-        uncounted: Operators without a definition, whose cost isn't in `macs`.
+        uncounted: Operators with weights and without a definition, whose cost isn't in `macs`.
     """
 
     file_bytes: int
@@ -44,7 +44,9 @@ def account(model: ir.Model, probe: Probe) -> Account:
     for node in model.graph:
         operator = ops.find(node, opsets)
         if operator is None:
-            unknown.add(node.op_type)
+            # Without weights an operator moves or combines data, and costs next to nothing.
+            if any(_is_matrix(v) for v in node.inputs):
+                unknown.add(node.op_type)
         else:
             macs += operator.macs(node, probe.shapes)
     return Account(
@@ -54,3 +56,8 @@ def account(model: ir.Model, probe: Probe) -> Account:
         macs=macs,
         uncounted=tuple(sorted(unknown)),
     )
+
+
+def _is_matrix(value: ir.Value | None) -> bool:
+    content = constant_of(value)
+    return content is not None and content.ndim > 1 and content.dtype.kind == "f"

@@ -2,7 +2,12 @@
 
 from onnxadmm.graph.inputs import pin_dims, random_inputs, real_inputs
 from onnxadmm.graph.loading import load_model
-from onnxadmm.graph.normalise import clear_stale, complete_outputs, name_nodes
+from onnxadmm.graph.normalise import (
+    clear_stale,
+    complete_outputs,
+    inline_functions,
+    name_nodes,
+)
 from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import model_bytes, save_model, write_atomic
@@ -14,6 +19,7 @@ __all__ = [
     "clear_stale",
     "complete_outputs",
     "constant_of",
+    "inline_functions",
     "load_model",
     "model_bytes",
     "name_nodes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph.inputs import implied_rank
@@ -96,3 +97,14 @@ def _candidates(base: str) -> Iterator[str]:
 
 def _first_output(node: ir.Node) -> str:
     return next((v.name for v in node.outputs if v.name), "")
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Write the model's own functions out where they are called, in place.
+
+    Their weights and channels are then those of the graph. Functions that nobody calls go too. The
+    expansion is bounded by the loader's checks.
+    """
+    if model.functions:
+        InlinePass()(model)
+        model.functions.clear()

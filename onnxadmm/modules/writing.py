@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm import ops
+from onnxadmm.graph import constant_of
 from onnxadmm.graph.constants import set_constant
 
 
@@ -25,8 +26,9 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
     held = {v.name: v for v in ops.held_tensors(model)}
     for name, content in weights.items():
         value = held.get(name)
-        if value is None or value.const_value is None:
+        before = constant_of(value)
+        if value is None or before is None:
             raise ValueError(f"the graph holds no tensor {name!r}")
-        if tuple(value.const_value.shape) != content.shape:
-            raise ValueError(f"{name!r} is {tuple(value.const_value.shape)}, got {content.shape}")
-        set_constant(value, content.astype(value.const_value.dtype.numpy(), copy=False))
+        if before.shape != content.shape:
+            raise ValueError(f"{name!r} is {before.shape}, got {content.shape}")
+        set_constant(value, content.astype(before.dtype, copy=False))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnxadmm import ops
-from onnxadmm.admm import Constraint, Unstructured, coupled
 from onnxadmm.channels import ChannelClass, Labelling, classify, label, matches, patterns, select
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import Probe, constant_of, probe
-from onnxadmm.spec import Prune, Quantize, Spec
+from onnxadmm.spec import Quantize, Spec
 
 
 @dataclass(frozen=True)
@@ -52,39 +50,6 @@ def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
     return select(analysis.classes, rules, analysis.layers)
 
 
-def constraints(
-    analysis: Analysis,
-    spec: Spec,
-    trainable: Mapping[str, tuple[int, ...]],
-    targets: Mapping[str, int],
-) -> list[Constraint]:
-    """Return the spec's prune entries as constraint sets.
-
-    Args:
-        analysis: The model.
-        spec: The spec.
-        trainable: Weight name -> shape.
-        targets: From `channel_targets`.
-    """
-    sets: list[Constraint] = [
-        coupled(c, targets[c.name], list(trainable)) for c in analysis.classes if c.name in targets
-    ]
-    rules = [p for p in spec.prune if p.structure == "unstructured"]
-    chosen: dict[str, Prune] = {}
-    for rule in rules:
-        hit = _matrices(analysis, trainable, rule)
-        if not hit:
-            raise SpecError(
-                f"prune: layers {one_line(rule.layers, 60)!r} match no weight; layers are "
-                f"{one_line(', '.join(analysis.layers), 120)}"
-            )
-        chosen.update(dict.fromkeys(hit, rule))
-    for name, rule in chosen.items():
-        size = _elements(trainable[name])
-        sets.append(Unstructured(name, size, max(1, round(size * (1 - rule.amount)))))
-    return sets
-
-
 def quantize_rules(analysis: Analysis, spec: Spec) -> list[tuple[Quantize, set[str]]]:
     """Return the spec's quantize entries, each with the nodes that it names.
 
@@ -119,23 +84,3 @@ def unlabelled_operators(model: ir.Model) -> list[str]:
     opsets = dict(model.opset_imports)
     found = {n.op_type for n in model.graph if ops.find(n, opsets) is None}
     return sorted(found)
-
-
-def _matrices(
-    analysis: Analysis, trainable: Mapping[str, tuple[int, ...]], rule: Prune
-) -> Sequence[str]:
-    """Return the weights of two and more axes that the rule names: biases are never pruned singly."""
-    globs = patterns(rule.layers)
-    return [
-        name
-        for node, names in analysis.layers.items()
-        for name in names
-        if name in trainable and len(trainable[name]) > 1 and matches((node, name), globs)
-    ]
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total

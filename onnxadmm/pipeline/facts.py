@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onnxadmm import bench
 from onnxadmm._version import __version__
@@ -22,7 +22,9 @@ from onnxadmm.report import (
 )
 from onnxadmm.report import ChannelClass as ReportedClass
 from onnxadmm.spec import Spec
-from onnxadmm.training import EpochRecord
+
+if TYPE_CHECKING:
+    from onnxadmm.training import EpochRecord
 
 Name = Literal["original", "pruned", "compressed"]
 Timings = Sequence[bench.Comparison | bench.Unmeasured]

@@ -31,13 +31,20 @@ from onnxadmm.compact import (
 )
 from onnxadmm.data import Dataset, fingerprint
 from onnxadmm.errors import UnsupportedError, VerificationError
-from onnxadmm.graph import Probe, constant_of, model_bytes, pin_dims, probe, random_inputs
+from onnxadmm.graph import (
+    Probe,
+    complete_outputs,
+    constant_of,
+    model_bytes,
+    probe,
+    random_inputs,
+    real_inputs,
+)
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
     Analysis,
     analyse,
     channel_targets,
-    constraints,
     quantize_rules,
     trainable_weights,
 )
@@ -166,6 +173,7 @@ class _Run:
         self.history: list[EpochRecord] = []
         self.import_error: float | None = None
         self.sparse: set[str] = set()
+        self.seen: Mapping[str, tuple[int, ...]] = {}
         self.imported: Imported | None = None
         self.teacher: Teacher | None = None
         self.settings: Settings | None = None
@@ -176,6 +184,8 @@ class _Run:
             analysis = analyse(self.request.model)
             targets = channel_targets(analysis, self.spec)
             rules = quantize_rules(analysis, self.spec)
+            self.seen = analysis.probe.shapes
+            complete_outputs(self.request.model, self.seen)
         with self._stage("data"):
             samples = load_samples(self.request, analysis.probe)
         kept, trained = self._decide(analysis, targets, samples)
@@ -227,6 +237,7 @@ class _Run:
 
         from onnxadmm.admm import Unstructured, kept_channels
         from onnxadmm.modules import write_back
+        from onnxadmm.pipeline.limits import constraints
 
         shapes = trainable_weights(self.request.model)
         sets = constraints(analysis, self.spec, shapes, targets)
@@ -473,6 +484,7 @@ class _Run:
                 cut_vs_masked_max_error=proof.max_error,
                 import_max_error=self.import_error,
                 tolerance=TOLERANCE,
+                import_tolerance=IMPORT_TOLERANCE,
                 samples=proof.samples,
                 passed=True,
             ),
@@ -508,8 +520,8 @@ class _Run:
     def _feed(self, batch: int, samples: Samples | None) -> dict[str, Array]:
         """Return inputs for a batch: real samples, repeated if there are too few; else random ones."""
         if samples is None:
-            shapes = pin_dims(self.request.model, batch)
-            return random_inputs(self.request.model, shapes, np.random.default_rng(self.spec.seed))
+            rng = np.random.default_rng(self.spec.seed)
+            return random_inputs(self.request.model, self._shapes(batch), rng)
         data = samples.evaluate or samples.train
         inputs, _ = data.batch(np.arange(batch) % len(data))
         return inputs
@@ -517,13 +529,28 @@ class _Run:
     def _proof_feeds(self, samples: Samples | None) -> list[dict[str, Array]]:
         """Return real inputs where there are some, and always random ones."""
         rng = np.random.default_rng([self.spec.seed, 1])
-        shapes = pin_dims(self.request.model, 2)
-        feeds = [random_inputs(self.request.model, shapes, rng)]
+        drawn = random_inputs(self.request.model, self._shapes(None), rng)
+        # Some models take a logarithm or a root of what they are given: positive values as well.
+        positive = {
+            n: np.asarray(np.abs(a)) if a.dtype.kind == "f" else a for n, a in drawn.items()
+        }
+        feeds = [drawn, positive]
         if samples is not None:
             data = samples.evaluate or samples.train
             inputs, _ = data.batch(slice(0, self._rows(PROOF_SAMPLES, len(data))))
             feeds.append(inputs)
         return feeds
+
+    def _shapes(self, batch: int | None) -> dict[str, tuple[int, ...]]:
+        """Return shapes that the model ran with, for another batch size where it is open."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for value in real_inputs(self.request.model):
+            shape = self.seen[value.name or ""]
+            free = (
+                value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int)
+            )
+            shapes[value.name or ""] = (batch, *shape[1:]) if batch and free else shape
+        return shapes
 
     def _identity(self, samples: Settings, torch_version: str, threads: int) -> dict[str, str]:
         """Return what a checkpoint belongs to: everything that the training depends on."""

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxadmm.data import Dataset, InputInfo, load_split
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
-from onnxadmm.graph import Probe, load_model, model_bytes, real_inputs
+from onnxadmm.graph import Probe, inline_functions, load_model, model_bytes, real_inputs
 from onnxadmm.spec import Spec, Split, parse_spec, read_spec
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -73,10 +73,13 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
 def open_model(model: ModelLike) -> tuple[ir.Model, str]:
     """Load a model from wherever it is; return it with a name for messages."""
     if isinstance(model, ir.Model):
-        return model.clone(), model.graph.name or "model"
-    if isinstance(model, onnx.ModelProto):
-        return ir.from_proto(model), model.graph.name or "model"
-    return load_model(model), one_line(Path(model).name, 120)
+        graph, name = model.clone(), model.graph.name or "model"
+    elif isinstance(model, onnx.ModelProto):
+        graph, name = ir.from_proto(model), model.graph.name or "model"
+    else:
+        graph, name = load_model(model), one_line(Path(model).name, 120)
+    inline_functions(graph)
+    return graph, name
 
 
 def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:

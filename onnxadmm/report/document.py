@@ -197,7 +197,8 @@ class Verification(Facts):
     import_max_error: NonNegative | None = Field(
         None, description="Trainable module against ONNX Runtime. Null: not measured."
     )
-    tolerance: NonNegative | None = None
+    tolerance: NonNegative | None = Field(None, description="For cut against masked.")
+    import_tolerance: NonNegative | None = Field(None, description="For the import.")
     samples: Count = 0
     passed: bool
 

@@ -84,16 +84,14 @@ def _where(detail: str, label: str) -> str:
 def _proof(report: Report) -> str:
     facts = report.verification
     errors = [
-        (name, value)
-        for name, value in (
-            ("cut against masked", facts.cut_vs_masked_max_error),
-            ("import against ONNX Runtime", facts.import_max_error),
+        f"{name} {fmt.error(value)}" + (f" (tolerance {fmt.error(allowed)})" if allowed else "")
+        for name, value, allowed in (
+            ("cut against masked", facts.cut_vs_masked_max_error, facts.tolerance),
+            ("import against ONNX Runtime", facts.import_max_error, facts.import_tolerance),
         )
         if value is not None
     ]
     state = "Proof passed" if facts.passed else "❌ **Proof failed**"
     if not errors:
         return state
-    tolerance = f" (tolerance {fmt.error(facts.tolerance)})" if facts.tolerance else ""
-    said = ", ".join(f"{name} {fmt.error(value)}" for name, value in errors)
-    return f"{state}: largest error {said}{tolerance}"
+    return f"{state}: largest error {', '.join(errors)}"

@@ -176,7 +176,9 @@ def proof(report: Report) -> list[Check]:
     facts = report.verification
     return [
         _check("Cut graph against masked graph", facts.cut_vs_masked_max_error, facts.tolerance),
-        _check("Trainable import against ONNX Runtime", facts.import_max_error, facts.tolerance),
+        _check(
+            "Trainable import against ONNX Runtime", facts.import_max_error, facts.import_tolerance
+        ),
     ]
 
 
