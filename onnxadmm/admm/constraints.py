@@ -119,10 +119,11 @@ class Unstructured(Constraint):
 
 
 def _between(size: int, keep: int, share: float) -> int:
-    """Return size · (keep / size)^share, rounded up; exactly `keep` at share 1."""
-    if share >= 1 or keep == 0:
+    """Return size · (keep / size)^share, rounded up; `size` at share 0, exactly `keep` at share 1."""
+    if share >= 1:
         return keep
-    return max(keep, math.ceil(size * math.pow(keep / size, share)))
+    # Nothing kept is no end of a geometric way: it leads to one, and the last step does the rest.
+    return max(keep, math.ceil(size * math.pow(max(keep, 1) / size, share)))
 
 
 def channel_masks(

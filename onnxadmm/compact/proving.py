@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxadmm.bench import open_session
 from onnxadmm.bench.sessions import explain
-from onnxadmm.errors import VerificationError, one_line
+from onnxadmm.errors import UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import model_bytes
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
 
     Raises:
         VerificationError: They differ by more than `TOLERANCE`. Nothing may be written then.
+        UnsupportedError: No input makes every output finite: nothing is proven.
     """
     reference = open_session(model_bytes(masked), name="the masked model")
     candidate = open_session(model_bytes(cut), name="the cut model")
@@ -91,7 +92,7 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
         told = told or all(_has_finite(a) for a in expected)
         samples += len(next((a for a in inputs.values() if a.ndim), np.zeros(1)))
     if not told:
-        raise VerificationError(
+        raise UnsupportedError(
             "the cut model can't be proven equal to the masked one: an output is not finite on every random "
             "input; give real samples in the spec's data"
         )

@@ -186,6 +186,11 @@ class _Run:
             rules = quantize_rules(analysis, self.spec)
             self.seen = analysis.probe.shapes
             complete_outputs(self.request.model, self.seen)
+            if any(p.structure == "unstructured" for p in self.spec.prune):
+                self._warn(
+                    "unstructured zeros bring no speed: ONNX Runtime has no sparse kernels; "
+                    "structure: channel does"
+                )
         with self._stage("data"):
             samples = load_samples(self.request, analysis.probe)
         kept, trained = self._decide(analysis, targets, samples)
@@ -416,7 +421,8 @@ class _Run:
         self, models: Mapping[str, ir.Model], samples: Samples | None
     ) -> Sequence[bench.Comparison | bench.Unmeasured]:
         """Time the models in pairs, interleaved, each in a process of its own."""
-        if samples is None:
+        settings = facts.settings(self.spec)
+        if samples is None and settings:
             self.progress.note("no data: timing with random inputs")
         done = 0
 
@@ -427,7 +433,7 @@ class _Run:
 
         return bench.compare(
             {name: model_bytes(m) for name, m in models.items()},
-            facts.settings(self.spec),
+            settings,
             lambda n: self._feed(n, samples),
             rounds=self.spec.benchmark.rounds,
             seed=self.spec.seed,

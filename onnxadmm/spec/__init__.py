@@ -19,6 +19,7 @@ from onnxadmm.spec.model import (
     Spec,
     Split,
     WeightQuantization,
+    spec_schema,
 )
 from onnxadmm.spec.reading import dump_spec, parse_spec, read_spec
 
@@ -42,4 +43,5 @@ __all__ = [
     "dump_spec",
     "parse_spec",
     "read_spec",
+    "spec_schema",
 ]

@@ -6,15 +6,32 @@ The docstrings and descriptions here are the reference: they are what the publis
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import difflib
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Epochs = Annotated[int, Field(ge=0, le=100_000)]
+Layers = Text | Annotated[tuple[Text, ...], Field(min_length=1)]
+Metric = Literal["accuracy", "agreement", "mse"]
+
+
+def _whole(value: object) -> object:
+    """Refuse `true` and `1.0` for a 1: a Literal compares with ==, and would take them."""
+    if isinstance(value, bool | float):
+        raise ValueError("should be a whole number")  # noqa: TRY004  (pydantic reports ValueErrors)
+    return value
 
 
 class Section(BaseModel):
@@ -38,7 +55,9 @@ class Split(Section):
 class Normalize(Section):
     """Subtract the mean and divide by the standard deviation, by channel (axis 1 of the input)."""
 
-    mean: tuple[float, ...] = Field(min_length=1, max_length=4096)
+    mean: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = Field(
+        min_length=1, max_length=4096
+    )
     std: tuple[PositiveFloat, ...] = Field(min_length=1, max_length=4096)
 
     @model_validator(mode="after")
@@ -93,7 +112,7 @@ class Objective(Section):
         "cross_entropy",
         description="bce is on logits; distill needs no labels: the original model teaches.",
     )
-    metric: Literal["accuracy", "agreement", "mse"] | None = Field(
+    metric: Metric | None = Field(
         None,
         description="By default accuracy for cross_entropy and bce, mse for mse, agreement for distill.",
     )
@@ -103,7 +122,7 @@ class Objective(Section):
     distill: Distillation | None = Field(None, description="Mix the teacher into a labelled loss.")
 
     @property
-    def resolved_metric(self) -> Literal["accuracy", "agreement", "mse"]:
+    def resolved_metric(self) -> Metric:
         """The metric that is measured: the one asked for, or the one that suits the loss."""
         if self.metric is not None:
             return self.metric
@@ -124,7 +143,7 @@ class Prune(Section):
     that match, the last one holds.
     """
 
-    layers: Text | tuple[Text, ...] = "*"
+    layers: Layers = "*"
     structure: Literal["channel", "unstructured"] = Field(
         description="channel: coupled channels, cut from the graph. unstructured: single weights become "
         "zero (no speed in ONNX Runtime)."
@@ -153,7 +172,7 @@ class Prune(Section):
 class WeightQuantization(Section):
     """How weights are stored."""
 
-    bits: Literal[8] = 8
+    bits: Annotated[Literal[8], BeforeValidator(_whole)] = 8
     granularity: Literal["channel", "tensor"] = Field(
         "channel", description="One scale an output channel, or one a tensor."
     )
@@ -162,7 +181,7 @@ class WeightQuantization(Section):
 class ActivationQuantization(Section):
     """How activations are stored between operators."""
 
-    bits: Literal[8] = 8
+    bits: Annotated[Literal[8], BeforeValidator(_whole)] = 8
     calibrate: Literal["minmax", "percentile"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = Field(
         99.999, description="The share of values, in percent, that the range holds."
@@ -177,7 +196,7 @@ class ActivationQuantization(Section):
 class Quantize(Section):
     """Static quantization as QuantizeLinear/DequantizeLinear of the layers that match."""
 
-    layers: Text | tuple[Text, ...] = "*"
+    layers: Layers = "*"
     weights: WeightQuantization = WeightQuantization()
     activations: ActivationQuantization = ActivationQuantization()
 
@@ -225,7 +244,9 @@ class Schedule(Section):
 class Benchmark(Section):
     """What is timed against the original in ONNX Runtime."""
 
-    providers: tuple[Literal["cpu", "cuda"], ...] = Field(("cpu",), min_length=1)
+    providers: tuple[Literal["cpu", "cuda"], ...] = Field(
+        ("cpu",), description="Where to run; an empty list times nothing."
+    )
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1,), min_length=1)
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     rounds: Annotated[int, Field(ge=5, le=10_000)] = Field(
@@ -261,7 +282,7 @@ class Gates(Section):
 class Spec(Section):
     """A whole spec. Every key but `version` has a default."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_whole)]
     data: Data | None = Field(None, description="Without it the model is compressed in one shot.")
     objective: Objective = Objective()
     prune: tuple[Prune, ...] = ()
@@ -289,3 +310,23 @@ class Spec(Section):
                     )
                 seen.add(key)
         return self
+
+    @model_validator(mode="after")
+    def _gates_name_metrics(self) -> Self:
+        for name in self.gates.max_drop:
+            if name not in get_args(Metric):
+                near = difflib.get_close_matches(name, get_args(Metric), n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {_METRICS}"
+                raise ValueError(f"gates.max_drop names the unknown metric {name[:60]!r}; {hint}")
+        return self
+
+
+_METRICS = ", ".join(get_args(Metric))
+
+
+def spec_schema() -> dict[str, Any]:
+    """Return the JSON schema (Draft 2020-12) of a spec."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Spec.model_json_schema(),
+    }

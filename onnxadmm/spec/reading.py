@@ -40,6 +40,12 @@ class _Loader(yaml.SafeLoader):
             raise SpecError(f"spec: more than {MAX_NODES} YAML nodes; a spec is a page or two")
         if self.check_event(yaml.AliasEvent):
             raise SpecError("spec: YAML aliases (*name) are not allowed; write the value out")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise SpecError(
+                f"spec line {event.start_mark.line + 1}: YAML tags (!name) are not allowed; write the "
+                "plain value"
+            )
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -64,15 +70,22 @@ class _Loader(yaml.SafeLoader):
         """Leave `<<` a plain key (refused as unknown): merging is how YAML bombs are built."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML version would read as another type: `1e-3` is text to PyYAML alone."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("int", r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
     ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
     ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
-    ("null", r"^(?:~|null|Null|NULL|)$", "~nN"),
+    ("null", r"^(?:~|null|Null|NULL)$", "~nN"),
+    ("null", r"^$", ("",)),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^$"), [""])
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
+        )
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.Node) -> int:
@@ -97,15 +110,10 @@ def read_spec(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
     """
     name = one_line(Path(path).name, 80)
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        content = _content(path)
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
         raise SpecError(f"spec {name}: {reason}; give a YAML or JSON file") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SpecError(f"spec {name}: not a regular file; give a YAML or JSON file")
-        content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise SpecError(f"spec {name}: larger than {MAX_BYTES} bytes; a spec is a page or two")
     try:
@@ -125,14 +133,14 @@ def parse_spec(
     Raises:
         SpecError: It is not a spec; names the key and, for a misspelt one, the nearest.
     """
-    document = _load_yaml(source, name) if isinstance(source, str) else dict(source)
+    document = _load_yaml(source, name) if isinstance(source, str) else _copied(source, "", name)
     if not isinstance(document, dict):
         what = "empty" if document is None else f"a {type(document).__name__}"
         raise SpecError(f"{name}: the top level is {what}, not a mapping; start with `version: 1`")
     for override in overrides:
         _override(document, override)
     version = document.get("version")
-    if isinstance(version, int) and not isinstance(version, bool) and version > 1:
+    if isinstance(version, int) and not isinstance(version, bool) and 1 < version < SIGNED_64:
         raise SpecError(f"{name}: version {version} is newer than this onnxadmm (1); upgrade it")
     _refuse_odd_values(document, "", name)
     try:
@@ -140,14 +148,46 @@ def parse_spec(
         return Spec.model_validate_json(json.dumps(document))
     except ValidationError as e:
         raise SpecError(f"{name}: {_explain(e.errors(include_url=False))}") from None
-    except (TypeError, ValueError) as e:
-        raise SpecError(f"{name}: holds a value that is no plain data: {e}") from None
 
 
 def dump_spec(spec: Spec) -> str:
     """Return the spec as YAML, every default written out."""
     document = spec.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _content(path: str | Path) -> bytes:
+    """Return the file's first MAX_BYTES + 1 bytes; refuse what isn't a regular file."""
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _copied(value: Any, where: str, name: str, depth: int = 0) -> Any:
+    """Copy a mapping of plain values, so that overrides don't reach the caller's; tuples become lists."""
+    if depth > MAX_DEPTH:
+        raise SpecError(f"{name}: {one_line(where, 80)} is nested too deep; flatten it")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise SpecError(
+                    f"{name}: key {one_line(_below(where, key), 80)} is no text; quote it"
+                )
+        return {k: _copied(v, _below(where, k), name, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(v, _below(where, i), name, depth + 1) for i, v in enumerate(value)]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise SpecError(
+        f"{name}: {one_line(where, 80) or 'the spec'} is a {type(value).__name__}; give text, a number, a "
+        "list or a mapping"
+    )
 
 
 def _load_yaml(text: str, name: str) -> Any:
@@ -180,7 +220,8 @@ def _override(document: dict[str, Any], override: str) -> None:
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            # At most 9 digits: int() refuses thousands of them, and no list is that long.
+            if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(node):
                 raise SpecError(
                     f"--set {one_line(key, 80)}: {part!r} is not an index of a list of {len(node)}"
                 )
@@ -200,28 +241,42 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 
 def _refuse_odd_values(value: Any, where: str, name: str) -> None:
-    """Refuse what YAML can say and a spec never means: null, NaN, dates, control characters."""
+    """Refuse what YAML can say and a spec never means: null, NaN, huge numbers, control characters."""
+    shown = one_line(where, 80)
     if value is None:
-        raise SpecError(f"{name}: {where} is null (empty); give a value or drop the key")
+        raise SpecError(f"{name}: {shown} is null (empty); give a value or drop the key")
     if isinstance(value, dict):
         for key, item in value.items():
-            _refuse_odd_values(item, f"{where}.{key}" if where else str(key), name)
-    elif isinstance(value, list | tuple):
+            below = _below(where, key)
+            if not key.isprintable():
+                raise SpecError(
+                    f"{name}: key {one_line(below, 80)} holds control characters; write plain text"
+                )
+            _refuse_odd_values(item, below, name)
+    elif isinstance(value, list):
         for index, item in enumerate(value):
-            _refuse_odd_values(item, f"{where}.{index}", name)
+            _refuse_odd_values(item, _below(where, index), name)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{name}: {where} is {value}; a finite number is needed")
+        raise SpecError(f"{name}: {shown} is {value}; a finite number is needed")
     elif isinstance(value, int) and not -SIGNED_64 <= value < SIGNED_64:
-        raise SpecError(f"{name}: {where} is {one_line(value, 20)}, too large for any key")
+        # Shown in hexadecimal: Python refuses to write thousands of decimal digits.
+        raise SpecError(f"{name}: {shown} is {one_line(hex(value), 20)}, too large for any key")
     elif isinstance(value, str) and not value.isprintable():
-        raise SpecError(f"{name}: {where} holds control characters; write plain text")
+        raise SpecError(f"{name}: {shown} holds control characters; write plain text")
+
+
+def _below(where: str, key: object) -> str:
+    """Return the dotted name of what a section or a list holds."""
+    return f"{where}.{key}" if where else str(key)
 
 
 def _explain(errors: list[ErrorDetails]) -> str:
     """Turn pydantic's list into one line about the first thing to mend."""
-    # A union reports a failure of each branch. The deepest one is where the user meant to be.
+    # A union reports a failure of each branch. The deepest one is where the user meant to be; of two
+    # as deep, the one that took the value's type.
     unknown = [e for e in errors if e["type"] == "extra_forbidden"]
-    error = unknown[0] if unknown else max(errors, key=lambda e: len(e["loc"]))
+    deepest = max(errors, key=lambda e: (len(e["loc"]), not e["type"].endswith("_type")))
+    error = unknown[0] if unknown else deepest
     where = ".".join(str(p) for p in error["loc"] if not _is_branch(p)) or "the spec"
     if error["type"] == "extra_forbidden":
         known = _keys_at(error["loc"][:-1])

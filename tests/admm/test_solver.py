@@ -1,0 +1,224 @@
+"""The (Z, U) state and ρ: the arithmetic of scaled ADMM, and that it finds what it should."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxadmm.admm import CoupledChannels, Penalty, Solver, Unstructured, make_penalty
+from onnxadmm.admm.penalty import AUTO, IMBALANCE
+from onnxadmm.channels import Slice
+from onnxadmm.spec import Rho
+
+FIXED = Penalty(0.5, 1.0, 0.5)
+GROWING = Penalty(0.5, 1.7, 100.0)
+
+
+def rows(name, size, keep, axis=0):
+    return CoupledChannels(f"{name}.{axis}", size, keep, (Slice(name, axis, np.arange(size)),))
+
+
+def drawn(seed=0, **shapes):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        n: torch.nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes.items()
+    }
+
+
+def three_on_one(weights):
+    """Return three constraints, two of them and a third on the same weight."""
+    return [rows("a", 4, 2), rows("a", 3, 2, axis=1), Unstructured("a", 12, 5), rows("b", 5, 3)]
+
+
+def moved(weights, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for w in weights.values():
+            w.add_(torch.randn(w.shape, generator=generator), alpha=0.3)
+
+
+def penalty_of(solver):
+    """Return Σ ρ/2 · ||W - Z + U||², differentiable."""
+    return sum(
+        solver.rho / 2 * (solver.weights[n] - z[n] + u[n]).square().sum()
+        for z, u in zip(solver.z, solver.u, strict=True)
+        for n in z
+    )
+
+
+def test_it_starts_at_the_projection_with_no_dual():
+    weights = drawn(a=(4, 3), b=(5,))
+    solver = Solver(three_on_one(weights), weights, FIXED)
+    for c, z, u in zip(solver.constraints, solver.z, solver.u, strict=True):
+        expected = c.project({n: weights[n].detach() for n in c.tensors})
+        assert all(torch.equal(z[n], expected[n]) for n in c.tensors)
+        assert all(not u[n].any() for n in c.tensors)
+
+
+def test_gradients_are_autograds_with_several_constraints_on_one_weight():
+    weights = drawn(a=(4, 3), b=(5,), free=(2,))
+    solver = Solver(three_on_one(weights), weights, GROWING)
+    for seed in range(3):
+        moved(weights, seed)
+        solver.update()
+    moved(weights, 9)
+    expected = torch.autograd.grad(penalty_of(solver), [weights["a"], weights["b"]])
+    for w in weights.values():
+        w.grad = torch.ones_like(w)
+    solver.add_gradients()
+    for got, wanted in zip((weights["a"], weights["b"]), expected, strict=True):
+        assert torch.allclose(got.grad, 1 + wanted, rtol=1e-5, atol=1e-6)
+        assert wanted.abs().max() > 0.1
+    assert torch.equal(weights["free"].grad, torch.ones(2))
+
+
+def test_the_gradient_at_w_equal_z_is_zero_and_finite():
+    weights = {"a": torch.nn.Parameter(torch.tensor([[3.0, 0.0], [0.0, 0.0]]))}
+    solver = Solver([rows("a", 2, 1)], weights, FIXED)
+    weights["a"].grad = torch.zeros(2, 2)
+    solver.add_gradients()
+    assert torch.equal(weights["a"].grad, torch.zeros(2, 2))
+
+
+def test_a_weight_without_a_gradient_is_left_alone():
+    weights = drawn(a=(4, 3))
+    Solver([rows("a", 4, 2)], weights, FIXED).add_gradients()
+    assert weights["a"].grad is None
+
+
+def test_an_update_is_the_z_step_then_the_u_step():
+    weights = {"w": torch.nn.Parameter(torch.tensor([2.0, 1.0]))}
+    solver = Solver([Unstructured("w", 2, 1)], weights, FIXED)
+    total, each = solver.update()
+    assert solver.z[0]["w"].tolist() == [2.0, 0.0]
+    assert solver.u[0]["w"].tolist() == [0.0, 1.0]
+    assert total.primal == pytest.approx(1 / math.sqrt(5))
+    assert total.dual == 0
+    assert each == {"w": total}
+    # Now W + U = [2, 2.5]: the dual wins the place for the second element.
+    with torch.no_grad():
+        weights["w"][1] = 1.5
+    total, _ = solver.update()
+    assert solver.z[0]["w"].tolist() == [0.0, 2.5]
+    assert solver.u[0]["w"].tolist() == [2.0, 0.0]
+    assert total.primal == pytest.approx(math.sqrt((2**2 + 1) / 6.25))
+    assert total.dual == pytest.approx(math.sqrt((2**2 + 2.5**2) / 6.25))
+
+
+def test_rescaling_keeps_rho_times_the_dual():
+    weights, twin = drawn(a=(4, 3), b=(5,)), drawn(a=(4, 3), b=(5,))
+    growing = Solver(three_on_one(weights), weights, Penalty(0.5, 1.7, 100.0))
+    fixed = Solver(three_on_one(twin), twin, FIXED)
+    moved(weights, 1)
+    moved(twin, 1)
+    growing.update()
+    fixed.update()
+    assert growing.rho > fixed.rho
+    for a, b in zip(growing.u, fixed.u, strict=True):
+        for n in a:
+            assert torch.allclose(growing.rho * a[n], fixed.rho * b[n], rtol=1e-6)
+            assert b[n].abs().max() > 0
+
+
+def test_masks_of_several_constraints_are_cut_together():
+    weights = {"a": torch.nn.Parameter(torch.tensor([[9.0, 1.0], [8.0, 2.0]]))}
+    solver = Solver([rows("a", 2, 1), rows("a", 2, 1, axis=1)], weights, FIXED)
+    assert (weights["a"] * solver.masks()["a"]).tolist() == [[9.0, 0.0], [0.0, 0.0]]
+
+
+def test_state_is_restored_exactly():
+    weights = drawn(a=(4, 3), b=(5,))
+    solver = Solver(three_on_one(weights), weights, GROWING)
+    for seed in range(3):
+        moved(weights, seed)
+        solver.update()
+    state = {n: t.clone() for n, t in solver.state().items()}
+    rho = solver.rho
+    twin = {n: torch.nn.Parameter(w.detach().clone()) for n, w in weights.items()}
+    other = Solver(three_on_one(twin), twin, GROWING)
+    other.restore(state, rho)
+    for s, w in ((solver, weights), (other, twin)):
+        moved(w, 7)
+        for p in w.values():
+            p.grad = torch.zeros_like(p)
+        s.add_gradients()
+    assert all(torch.equal(weights[n].grad, twin[n].grad) for n in weights)
+    assert solver.update() == other.update()
+    assert solver.rho == other.rho
+    after, expected = other.state(), solver.state()
+    assert after.keys() == expected.keys()
+    assert all(torch.equal(after[n], expected[n]) for n in expected)
+
+
+def test_a_weight_that_left_the_finite_numbers_is_refused():
+    weights = drawn(a=(4, 3))
+    solver = Solver([rows("a", 4, 2)], weights, FIXED)
+    with torch.no_grad():
+        weights["a"][1, 1] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        solver.update()
+
+
+@pytest.mark.parametrize("rho", ["auto", Rho(initial=0.01, growth=1.2, maximum=5.0)])
+def test_a_quadratic_ends_at_its_known_optimum(rho):
+    """min ½ Σ h (w - t)² with 3 of 8 elements: keep the largest h·t², exactly at t."""
+    target = torch.tensor([1.0, -3.0, 0.5, 2.0, -0.1, 0.0, 2.5, 1.5])
+    h = torch.tensor([0.5, 0.5, 1.0, 1.0, 1.0, 2.0, 0.02, 3.0])
+    weights = {"w": torch.nn.Parameter(target.clone())}
+    updates = 60
+    solver = Solver([Unstructured("w", 8, 3)], weights, make_penalty(rho, updates))
+    primals = []
+    for _ in range(updates):
+        for _ in range(50):
+            weights["w"].grad = h * (weights["w"].detach() - target)
+            solver.add_gradients()
+            with torch.no_grad():
+                weights["w"].sub_(weights["w"].grad / (h + solver.rho))
+        primals.append(solver.update()[0].primal)
+    assert primals[-1] < 1e-3
+    assert primals[-1] < primals[0] / 50
+    support = solver.masks()["w"].nonzero().flatten().tolist()
+    # h·t² is 0.5, 4.5, 0.25, 4, 0.01, 0, 0.125, 6.75; the magnitude alone would keep 1, 3, 6.
+    assert support == [1, 3, 7]
+    assert torch.allclose(weights["w"][support], target[support], atol=0.02)
+
+
+@given(updates=st.integers(1, 200), primal=st.floats(0, 1), dual=st.floats(0, 1))
+def test_auto_reaches_its_maximum_for_the_last_interval(updates, primal, dual):
+    penalty = make_penalty("auto", updates)
+    rho, seen = penalty.initial, []
+    for _ in range(updates):
+        seen.append(rho)
+        rho = penalty.following(rho, primal, dual)
+    assert seen == sorted(seen)
+    assert max(seen) <= AUTO.maximum
+    if updates > 1:
+        assert seen[-1] == pytest.approx(AUTO.maximum)
+
+
+def test_auto_grows_evenly_when_the_residuals_are_balanced():
+    penalty = make_penalty("auto", 4)
+    rho = penalty.initial
+    for step in range(1, 4):
+        rho = penalty.following(rho, 0.1, 0.1)
+        expected = AUTO.initial * (AUTO.maximum / AUTO.initial) ** (step / 3)
+        assert rho == pytest.approx(expected)
+
+
+def test_rho_grows_faster_while_the_primal_residual_lags():
+    penalty = make_penalty(Rho(initial=1.0, growth=1.5, maximum=100.0), 10)
+    assert penalty.following(1.0, IMBALANCE * 0.01, 0.01) == 1.5
+    assert penalty.following(1.0, IMBALANCE * 0.011, 0.01) == 2.25
+    assert penalty.following(1.0, 0.001, 0.1) == 1.5
+
+
+def test_rho_stops_at_its_maximum_and_never_falls():
+    penalty = Penalty(1.0, 1.5, 2.0)
+    assert penalty.following(1.9, 0.0, 0.0) == 2.0
+    assert penalty.following(2.0, 1.0, 0.0) == 2.0
+    assert Penalty(5.0, 1.5, 2.0).following(5.0, 1.0, 0.0) == 5.0

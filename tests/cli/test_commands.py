@@ -1,0 +1,250 @@
+"""What a person at a terminal, or a CI job, gets from each command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from graphs import Builder
+
+from onnxadmm.graph import model_bytes
+
+QUICK = ["--set", "benchmark.providers=[]"]
+
+
+def run(*arguments, cwd=None, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "onnxadmm_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        **kwargs,
+    )
+
+
+def failed(result, status):
+    """Assert one line of error and the exit status; return the line."""
+    assert result.returncode == status, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.stderr
+    assert len(lines[0]) <= 300
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli")
+    b = Builder(5, 2, 6)
+    b.conv(12)
+    b.activation("Relu")
+    b.conv(10)
+    b.head("flatten")
+    (path / "net.onnx").write_bytes(model_bytes(b.model()))
+    rng = np.random.default_rng(0)
+    np.savez(
+        path / "d.npz",
+        x=rng.standard_normal((256, 2, 6, 6)).astype(np.float32),
+        y=rng.integers(0, 5, 256),
+    )
+    return path
+
+
+def write_spec(path, **sections):
+    document = {"version": 1, "prune": [{"structure": "channel", "amount": 0.5}], **sections}
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_help_loads_neither_torch_nor_onnxruntime():
+    code = (
+        "import sys, onnxadmm_cli\n"
+        "try: onnxadmm_cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("compress", "inspect", "benchmark", "check", "init"):
+        assert command in done.stdout
+
+
+def test_help_answers_fast():
+    run("--help")
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert run("--help").returncode == 0
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[2] < 0.5
+
+
+def test_init_writes_a_commented_spec_that_runs_as_it_is(folder, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    made = run("init", folder / "net.onnx", "-o", spec)
+    assert made.returncode == 0, made.stderr
+    assert spec.read_text().count("#") > 10
+    done = run("compress", folder / "net.onnx", "--spec", spec, "-o", tmp_path / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.onnx").exists()
+    assert "exists" in failed(run("init", folder / "net.onnx", "-o", spec), 2)
+    assert run("init", folder / "net.onnx", "-o", spec, "--force").returncode == 0
+
+
+def test_compress_names_its_stages_and_ends_with_the_table(folder, tmp_path):
+    spec = write_spec(
+        folder / "train.yaml",
+        data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}, "batch_size": 32},
+        schedule={"epochs": 1, "retrain": 1},
+    )
+    done = run("compress", folder / "net.onnx", "--spec", spec, "-o", tmp_path / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    for word in (
+        "[analyse]",
+        "[train]",
+        "[retrain]",
+        "[prove]",
+        "[benchmark]",
+        "ρ",
+        "primal",
+        "dual",
+    ):
+        assert word in done.stderr
+    for word in ("original", "compressed", "Parameters", "File size", "MACs"):
+        assert word in done.stdout
+    assert "\x1b[" not in done.stderr
+
+
+def test_the_default_output_folder_is_the_models_name(folder, tmp_path):
+    (tmp_path / "m.onnx").write_bytes((folder / "net.onnx").read_bytes())
+    spec = write_spec(tmp_path / "s.yaml")
+    assert run("compress", "m.onnx", "--spec", spec, *QUICK, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "m-compressed" / "model.onnx").exists()
+
+
+def test_a_failed_gate_exits_1_and_check_judges_it_again(folder, tmp_path):
+    spec = write_spec(tmp_path / "s.yaml", gates={"max_file_bytes": 10})
+    done = run("compress", folder / "net.onnx", "--spec", spec, "-o", tmp_path / "out", *QUICK)
+    assert done.returncode == 1, done.stderr
+    assert "FAILED  max_file_bytes" in done.stdout
+    assert (tmp_path / "out" / "model.onnx").exists()
+    report = tmp_path / "out" / "report.json"
+    assert run("check", report).returncode == 1
+    assert run("check", report, "--set", "gates.max_file_bytes=10000000").returncode == 0
+    looser = write_spec(tmp_path / "looser.yaml", gates={"min_compression": 1.5})
+    assert run("check", report, "--spec", looser).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("version: 1\nprune: [{structure: channel, amuont: 0.5}]", "did you mean 'amount'"),
+        ("version: 1\nprune: [{structure: chanel, amount: 0.5}]", "did you mean 'channel'"),
+        ("version: 1\nprune: [{structure: channel, amount: 2}]", "prune.0.amount"),
+        ("", "empty"),
+    ],
+)
+def test_a_bad_spec_exits_2(folder, tmp_path, text, words):
+    (tmp_path / "s.yaml").write_text(text)
+    done = run(
+        "compress", folder / "net.onnx", "--spec", tmp_path / "s.yaml", "-o", tmp_path / "out"
+    )
+    assert words in failed(done, 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_command_line_exits_2(folder):
+    assert "--spec" in failed(run("compress", folder / "net.onnx"), 2)
+    failed(run("compres"), 2)
+    failed(run("benchmark", folder / "net.onnx", "--provider", "npu"), 2)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["benchmark"], ["init", "-o", "nothing.yaml"]])
+def test_a_bad_model_exits_3(tmp_path, command):
+    (tmp_path / "bad.onnx").write_bytes(b"\x08\x08not a model")
+    failed(run(*command, "bad.onnx", cwd=tmp_path), 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+def test_an_output_that_cannot_be_written_exits_4(folder, tmp_path):
+    spec = write_spec(tmp_path / "s.yaml")
+    out = tmp_path / "no" / "such" / "folder"
+    assert "does not exist" in failed(
+        run("compress", folder / "net.onnx", "--spec", spec, "-o", out), 4
+    )
+
+
+def test_names_with_escapes_do_not_reach_the_terminal(tmp_path):
+    done = run("inspect", tmp_path / "\x1b[31mred.onnx")
+    assert "\x1b" not in failed(done, 3)
+
+
+def test_inspect_prints_a_table_and_json(folder):
+    table = run("inspect", folder / "net.onnx")
+    assert table.returncode == 0, table.stderr
+    assert "reaches the graph output" in " ".join(table.stdout.split())
+    found = json.loads(run("inspect", folder / "net.onnx", "--json").stdout)
+    sizes = {c["class"]: (c["size"], c["fixed"]) for c in found["classes"]}
+    assert sorted(sizes.values()) == [(5, True), (7, False), (10, False), (12, False)]
+    assert found["half"]["parameters"] < found["original"]["parameters"] * 0.6
+
+
+def test_benchmark_compares_models_in_pairs(folder):
+    done = run("benchmark", folder / "net.onnx", folder / "net.onnx", "--rounds", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert len(found["measurements"]) == 2
+    (speedup,) = found["speedups"].values()
+    assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
+    assert "baseline" in run("benchmark", folder / "net.onnx", "--rounds", 5).stdout
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_saves_a_checkpoint_and_says_how_to_go_on(
+    folder, tmp_path, sent, status
+):
+    spec = write_spec(
+        folder / f"long{status}.yaml",
+        data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}, "batch_size": 1},
+        schedule={"epochs": 2000},
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "onnxadmm_cli",
+            "compress",
+            folder / "net.onnx",
+            "--spec",
+            spec,
+            "-o",
+            out,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if "ADMM step 1, epoch 1:" in line:
+            break
+    process.send_signal(sent)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == status, "".join(seen) + rest
+    assert "a checkpoint is saved; to go on: onnxadmm compress" in rest
+    assert "--resume" in rest
+    assert not (out / "model.onnx").exists()
+    assert list((out / "checkpoints" / "admm").glob("*.safetensors"))
+    assert not (out / ".lock").exists()
