@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: help demo test lint wheel setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,3 +34,9 @@ lint: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info
+
+# make wheel  build the wheel and check that it holds these packages and nothing else
+wheel: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
+	$(BIN)/check-wheel-contents dist/*.whl

@@ -121,6 +121,17 @@ class Objective(Section):
     )
     distill: Distillation | None = Field(None, description="Mix the teacher into a labelled loss.")
 
+    @model_validator(mode="after")
+    def _labels_fit_the_metric(self) -> Self:
+        wanted = "mse" if self.loss in ("cross_entropy", "distill") else "accuracy"
+        if self.metric == wanted and self.loss != "bce":
+            held = "targets" if self.loss == "mse" else "classes"
+            raise ValueError(
+                f"metric: {self.metric} can't be measured on the labels of loss: {self.loss}, which are {held}; "
+                f"drop it, or use agreement"
+            )
+        return self
+
     @property
     def resolved_metric(self) -> Metric:
         """The metric that is measured: the one asked for, or the one that suits the loss."""
@@ -189,7 +200,7 @@ class ActivationQuantization(Section):
     samples: PositiveInt = Field(512, description="So many training samples calibrate the ranges.")
     signed: bool | None = Field(
         None,
-        description="int8 instead of uint8; by default what is fast on this CPU (uint8 with VNNI).",
+        description="int8 instead of uint8. uint8 is what CPUs with VNNI run fast.",
     )
 
 
