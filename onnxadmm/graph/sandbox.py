@@ -6,7 +6,9 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from onnxadmm.errors import ModelError, ResourceError
 
@@ -45,19 +47,20 @@ def run_limited(task: str, payload: bytes, *, timeout_s: float, memory_bytes: in
     command = [sys.executable, "-I", str(_CHILD), task]
     command += [str(memory_bytes), str(int(timeout_s) + 1), str(os.getpid())]
     try:
-        child = subprocess.Popen(  # noqa: S603  (our own interpreter and file)
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-        )
+        with _as_file(payload) as source:
+            child = subprocess.Popen(  # noqa: S603  (our own interpreter and file)
+                command,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            )
     except OSError as e:
         raise ResourceError(
             f"a child process for {_DOING[task]} can't start: {e.strerror}; free memory or processes"
         ) from None
     try:
-        answer, _ = child.communicate(payload, timeout=timeout_s)
+        answer, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise ModelError(
             f"the model takes too long: {_DOING[task]} was stopped after {timeout_s:.0f} s; "
@@ -68,16 +71,26 @@ def run_limited(task: str, payload: bytes, *, timeout_s: float, memory_bytes: in
         child.kill()
         with contextlib.suppress(OSError):
             child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        if child.stdout is not None:
+            with contextlib.suppress(OSError):
+                child.stdout.close()
     if child.returncode != 0 or not answer:
         raise ModelError(
             f"the model is damaged or too large: {_DOING[task]} ended a process limited to "
             f"{memory_bytes / GIB:.1f} GiB of memory ({_ending(child.returncode)}); export it again"
         )
     return answer
+
+
+def _as_file(payload: bytes) -> IO[bytes]:
+    """Return an unnamed file that holds the payload: a pipe takes seconds for half a gigabyte."""
+    if hasattr(os, "memfd_create"):
+        file: IO[bytes] = os.fdopen(os.memfd_create("payload"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    file.write(payload)
+    file.seek(0)
+    return file
 
 
 def _environment() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,9 @@ class Range:
     def quantized(self, signed: bool) -> tuple[np.float32, Array]:
         """Return the scale, and the zero point as an int8 or uint8 scalar."""
         kind, bottom = (np.int8, -128) if signed else (np.uint8, 0)
-        span = max(self.high - self.low, float(np.finfo(np.float32).tiny) * 255)
+        # What was always zero has no scale of its own: 1, since a bias is stored on the scale behind it.
+        span = self.high - self.low or 255.0
+        span = max(span, float(np.finfo(np.float32).tiny) * 255)
         scale = np.float32(span / 255)
         zero = int(np.clip(np.rint(bottom - self.low / float(scale)), bottom, bottom + 255))
         return scale, np.array(zero, kind)
@@ -38,17 +40,16 @@ class Range:
 
 def observe(
     model: ir.Model,
-    tensors: Sequence[str],
+    tensors: Mapping[str, ActivationQuantization],
     feeds: Iterable[Mapping[str, Array]],
-    settings: ActivationQuantization,
 ) -> dict[str, Range]:
     """Run the model and return the range of each named tensor.
 
     Args:
         model: The float graph; it isn't changed.
-        tensors: Names of float values to watch.
+        tensors: Names of float values to watch, each with how: min-max, or a percentile of the values on
+            each side.
         feeds: Batches of real inputs.
-        settings: min-max, or a percentile of the values on each side.
 
     Raises:
         DataError: A value isn't finite.
@@ -68,7 +69,7 @@ def observe(
         arrays.update({n: feed[n] for n in tensors if n in feed})
         for name, array in arrays.items():
             _record(name, np.asarray(array), seen, extremes)
-    return {n: _range(np.concatenate(seen[n]), extremes[n], settings) for n in tensors}
+    return {n: _range(np.concatenate(seen[n]), extremes[n], how) for n, how in tensors.items()}
 
 
 def _record(
@@ -92,4 +93,7 @@ def _range(values: Array, extremes: tuple[float, float], settings: ActivationQua
         tail = (100 - settings.percentile) / 2 if low < 0 else 100 - settings.percentile
         high = float(np.percentile(values, 100 - tail))
         low = float(np.percentile(values, tail)) if low < 0 else 0.0
+        if low >= 0 >= high:
+            # So few values aren't zero that the percentile is: they are all that there is to hold.
+            low, high = extremes
     return Range(min(low, 0.0), max(high, 0.0))

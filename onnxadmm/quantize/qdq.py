@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import clear_stale, constant_of
 from onnxadmm.quantize.calibration import Range, observe
-from onnxadmm.quantize.levels import project_grid
+from onnxadmm.quantize.levels import grid_levels, project_grid
 from onnxadmm.spec import Quantize
 
 Array = np.ndarray[Any, Any]
@@ -92,12 +92,13 @@ def quantize(
         )
     writer = _Writer(result, by_axis=by_axis)
     activations = _activations(chosen)
-    ranges = observe(model, list(activations), feeds, chosen[0].rule.activations)
+    ranges = observe(model, {n: r.activations for n, r in activations.items()}, feeds)
     for name, rule in activations.items():
         writer.pair(name, ranges[name], signed=bool(rule.activations.signed))
     writer.carry()
     for c in chosen:
         writer.weight(c.node, c.rule)
+    writer.drop_unread()
     clear_stale(result)
     result.graph.sort()
     return Quantized(result, tuple(_name(c.node) for c in chosen), tuple(notes))
@@ -170,8 +171,8 @@ class _Writer:
         self.graph = model.graph
         self.by_axis = by_axis
         self.grids: dict[str, tuple[ir.Value, ir.Value]] = {}
-        self.weights: dict[tuple[str, int | None], ir.Value] = {}
-        self.scales: dict[tuple[str, int | None], Array] = {}
+        self.weights: dict[tuple[str, int | None, bytes], ir.Value] = {}
+        self.scales: dict[tuple[str, int | None, bytes], Array] = {}
         self.taken = set(self.graph.initializers)
         self.taken |= {v.name or "" for v in self.graph.inputs}
         self.taken |= {v.name or "" for n in self.graph for v in n.outputs}
@@ -235,10 +236,6 @@ class _Writer:
         axis = (
             _channel_axis(node) if self.by_axis and rule.weights.granularity == "channel" else None
         )
-        key = (value.name or "", axis)
-        if key not in self.weights:
-            self.weights[key], self.scales[key] = self._quantized_weight(value, axis, rule)
-        node.replace_input_with(port, self.weights[key])
         bias = (
             node.inputs[bias_port]
             if bias_port is not None and len(node.inputs) > bias_port
@@ -247,21 +244,39 @@ class _Writer:
         content = constant_of(bias)
         source = node.inputs[0]
         grid = self.grids.get(source.name or "") if source is not None else None
-        if bias is not None and content is not None and bias_port is not None and grid is not None:
+        least, input_scale = np.array(0.0), None
+        if bias is not None and content is not None and grid is not None:
             input_scale = constant_of(grid[0])
             assert input_scale is not None
-            self._quantize_bias(node, bias_port, content, input_scale * self.scales[key])
+            least = _least_scales(content, input_scale, axis)
+        restored, scales = self._quantized_weight(value, axis, rule, least)
+        node.replace_input_with(port, restored)
+        if input_scale is not None and bias_port is not None and content is not None:
+            self._quantize_bias(node, bias_port, content, input_scale * scales)
         self._drop(value)
         if bias is not None:
             self._drop(bias)
 
     def _quantized_weight(
-        self, value: ir.Value, axis: int | None, rule: Quantize
+        self, value: ir.Value, axis: int | None, rule: Quantize, least: Array
     ) -> tuple[ir.Value, Array]:
+        """Return the dequantized weight and its scales, none of them below `least`.
+
+        Nodes that share a weight share its quantized form, where their biases ask for the same.
+        """
         content = constant_of(value)
         assert content is not None
         moved = content.reshape(1, -1) if axis is None else np.moveaxis(content, axis, 0)
-        levels, scales = project_grid(moved.reshape(len(moved), -1), rule.weights.bits)
+        rows = moved.reshape(len(moved), -1)
+        levels, scales = project_grid(rows, rule.weights.bits)
+        floor = np.broadcast_to(least, scales.shape).astype(np.float32)
+        small = scales < floor
+        key = (value.name or "", axis, np.where(small, floor, 0).tobytes())
+        if key in self.weights:
+            return self.weights[key], self.scales[key]
+        if small.any():
+            scales = np.maximum(scales, floor)
+            levels = grid_levels(rows, scales, rule.weights.bits)
         if axis is None:
             levels, scales = levels.reshape(content.shape), scales.reshape(())
         else:
@@ -270,6 +285,7 @@ class _Writer:
         scale = self._hold(f"{value.name}_scale", scales)
         zero = self._hold(f"{value.name}_zero", np.zeros(scales.shape, np.int8))
         restored = self._node("DequantizeLinear", [stored, scale, zero], f"{value.name}_dq", axis)
+        self.weights[key], self.scales[key] = restored, scales
         return restored, scales
 
     def _quantize_bias(self, node: ir.Node, port: int, content: Array, scales: Array) -> None:
@@ -323,6 +339,11 @@ class _Writer:
             self.held[key] = value
         return self.held[key]
 
+    def drop_unread(self) -> None:
+        """Remove scales and zero points whose readers took over another grid."""
+        for value in self.held.values():
+            self._drop(value)
+
     def _drop(self, value: ir.Value) -> None:
         """Remove a float tensor that nobody reads any more."""
         if list(value.uses()) or value.is_graph_output() or value.is_graph_input():
@@ -332,6 +353,16 @@ class _Writer:
             self.graph.remove(node, safe=True)
         else:
             self.graph.initializers.pop(value.name or "", None)
+
+
+def _least_scales(bias: Array, input_scale: Array, axis: int | None) -> Array:
+    """Return the smallest scales of a weight whose bias fits into int32 on input scale times weight scale.
+
+    A filter whose weights all but vanished would otherwise lose its bias.
+    """
+    size = np.abs(bias.astype(np.float64))
+    # 2^30: the scale is rounded to float32 before the bias is divided by it.
+    return np.asarray(size if axis is not None else size.max()) / (float(input_scale) * 2**30)
 
 
 def _fresh(name: str, taken: set[str | None] | set[str]) -> str:

@@ -55,7 +55,7 @@ class Split(Section):
 class Normalize(Section):
     """Subtract the mean and divide by the standard deviation, by channel (axis 1 of the input)."""
 
-    mean: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = Field(
+    mean: tuple[Annotated[float, Field(ge=-1e30, le=1e30)], ...] = Field(
         min_length=1, max_length=4096
     )
     std: tuple[PositiveFloat, ...] = Field(min_length=1, max_length=4096)

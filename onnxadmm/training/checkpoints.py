@@ -1,8 +1,8 @@
 """Checkpoints: tensors as safetensors, the rest as JSON with their SHA-256; never pickle.
 
 A checkpoint is two files, `NNNNNNNN.safetensors` and `NNNNNNNN.json`. The JSON is written last and names
-the hash of the other: a pair that doesn't match never existed. Two are kept, so that damage to the newest
-costs one interval.
+the hash of the other, and of its own content: a pair that doesn't match never existed. Two are kept, so
+that damage to the newest costs one interval.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, all or nothing, and drop those before the last two.
 
+        Those of later steps go too: the run was resumed before them, since they were damaged.
+
         Raises:
             ResourceError: The disk is full or not writable.
         """
@@ -75,12 +77,14 @@ class CheckpointStore:
             "sha256": hashlib.sha256(content).hexdigest(),
             "state": checkpoint.state,
         }
+        document["digest"] = _digest(document)
         write_atomic(self.folder / f"{stem}.safetensors", content)
         write_atomic(self.folder / f"{stem}.json", json.dumps(document, indent=1) + "\n")
-        for old in self._stems()[:-KEPT]:
-            # The manifest first: without it the tensors are no checkpoint.
-            (self.folder / f"{old}.json").unlink(missing_ok=True)
-            (self.folder / f"{old}.safetensors").unlink(missing_ok=True)
+        kept = [s for s in self._stems() if int(s) <= checkpoint.step][-KEPT:]
+        # The manifest first: without it the tensors are no checkpoint.
+        for suffix in ("json", "safetensors"):
+            for old in set(self._stems(suffix)) - set(kept):
+                (self.folder / f"{old}.{suffix}").unlink(missing_ok=True)
 
     def load(self) -> Checkpoint | None:
         """Return the newest whole checkpoint, or None where there is none.
@@ -101,8 +105,10 @@ class CheckpointStore:
         for path in sorted(self.folder.glob("*.json")) + sorted(self.folder.glob("*.safetensors")):
             path.unlink(missing_ok=True)
 
-    def _stems(self) -> list[str]:
-        return sorted(p.stem for p in self.folder.glob("*.json") if p.stem.isdigit())
+    def _stems(self, suffix: str = "json") -> list[str]:
+        """Return the checkpoints' names, by step."""
+        names = (p.stem for p in self.folder.glob(f"*.{suffix}"))
+        return sorted((n for n in names if n.isascii() and n.isdigit()), key=int)
 
     def _read(self, stem: str) -> Checkpoint | None:
         from safetensors.torch import load
@@ -110,11 +116,13 @@ class CheckpointStore:
         try:
             document = json.loads((self.folder / f"{stem}.json").read_text(encoding="utf-8"))
             content = (self.folder / f"{stem}.safetensors").read_bytes()
-            if hashlib.sha256(content).hexdigest() != document["sha256"]:
+            if document.pop("digest") != _digest(document):
+                return None
+            if document["sha256"] != hashlib.sha256(content).hexdigest():
                 return None
             version, identity = document["version"], document["identity"]
             step, state = document["step"], document["state"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         if version != VERSION:
             raise CheckpointError(
@@ -128,6 +136,11 @@ class CheckpointStore:
                     "it was started with, or choose a new output folder"
                 )
         return Checkpoint(step, load(content), state)
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """Return the hash of a manifest's content, however it is laid out."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

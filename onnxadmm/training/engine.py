@@ -32,8 +32,11 @@ from onnxadmm.training.checkpoints import (
 from onnxadmm.training.objectives import as_tensor, loss_of, measure
 from onnxadmm.training.teacher import Teacher
 
-CHECKPOINT_INTERVAL_S = 60.0
-"""A checkpoint is written at the first epoch's end, or step, after so long."""
+CHECKPOINT_INTERVAL_S = 15.0
+"""A checkpoint is written after the first step that ends so long after the one before."""
+
+CHECKPOINT_SHARE = 0.04
+"""Writing checkpoints takes at most this share of the time: a large one is written less often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,7 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.position = _Position()
         self._saved_at = time.monotonic()
+        self._interval_s = CHECKPOINT_INTERVAL_S
 
     def run(self) -> Trained:
         """Train to the end, from a checkpoint where there is one.
@@ -199,13 +203,15 @@ class Trainer:
         constraints = [c.tightened(phase.share) for c in self.final]
         solver: Solver | None = None
         if phase.stage == "admm":
-            updates = phase.epochs * self.schedule.updates_per_epoch
+            # An epoch of fewer steps than updates does one after each step.
+            updates = phase.epochs * min(self.schedule.updates_per_epoch, self.steps_per_epoch)
             penalty = make_penalty(self.schedule.rho, updates)
             solver = Solver(constraints, self.imported.binding, penalty)
         if checkpoint is not None:
             self._restore_phase(checkpoint, optimizer, solver)
         while at.epoch < phase.epochs and not at.converged:
             self._run_epoch(phase, optimizer, solver)
+        self._check_finite()
         if solver is not None:
             # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
             self._project(constraints)
@@ -221,7 +227,6 @@ class Trainer:
         order = np.random.default_rng([self.seed, number]).permutation(len(self.train_data))
         every = max(1, self.steps_per_epoch // self.schedule.updates_per_epoch)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        residuals, each = Residuals(math.nan, math.nan), dict[str, Residuals]()
         self.module.train()
         while at.batch < self.steps_per_epoch:
             self._set_learning_rate(phase, optimizer)
@@ -236,6 +241,7 @@ class Trainer:
             ):
                 residuals, each = self._update(solver)
                 at.residuals = asdict(residuals)
+                at.constraints = {n: asdict(r) for n, r in each.items()}
             if at.batch % max(1, self.steps_per_epoch // 20) == 0:
                 self._tick(phase, solver)
             self._maybe_stop(optimizer, solver)
@@ -251,7 +257,7 @@ class Trainer:
             primal=primal if solver else None,
             dual=dual if solver else None,
             seconds=time.monotonic() - started,
-            constraints={n: asdict(r) for n, r in each.items()},
+            constraints=dict(at.constraints),
         )
         self.history.append(record)
         self.progress.note(_describe(record, phase, self.objective))
@@ -260,8 +266,6 @@ class Trainer:
             solver and primal is not None and dual is not None and max(primal, dual) < tolerance
         )
         at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
-        if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
-            self._save(optimizer, solver)
 
     def _step(
         self, index: np.ndarray[Any, Any], optimizer: torch.optim.Optimizer, solver: Solver | None
@@ -287,18 +291,24 @@ class Trainer:
         return value
 
     def _update(self, solver: Solver) -> tuple[Residuals, dict[str, Residuals]]:
+        self._check_finite()
         try:
-            residuals, each = solver.update()
+            return solver.update()
         except ValueError:
-            name = next(
-                (n for n, w in self.imported.binding.items() if not bool(torch.isfinite(w).all())),
-                "?",
-            )
+            # Finite weights and duals whose sum isn't.
             raise DivergedError(
-                f"step {self.position.step}: weight {one_line(name, 60)!r} is no longer finite; lower "
-                "schedule.optimizer.lr"
+                f"step {self.position.step}: a residual is no longer finite; lower schedule.optimizer.lr"
             ) from None
-        return residuals, each
+
+    @torch.no_grad()
+    def _check_finite(self) -> None:
+        """Refuse weights that a loss has not looked at yet: those after the last step."""
+        for name, weight in self.imported.binding.items():
+            if not bool(torch.isfinite(weight).all()):
+                raise DivergedError(
+                    f"step {self.position.step}: weight {one_line(name, 60)!r} is no longer finite; lower "
+                    "schedule.optimizer.lr"
+                )
 
     # --- weights and masks
 
@@ -323,10 +333,7 @@ class Trainer:
         return prepared
 
     def _set_learning_rate(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
-        """Decay by a half cosine: over the retraining, and within each interval of ADMM.
-
-        The W-step is a minimisation of its own: its rate starts afresh at each Z/U update.
-        """
+        """Decay by a half cosine over the retraining; ADMM's rate stays: each W-step starts afresh."""
         at, base = self.position, self.schedule.optimizer.lr
         if phase.stage == "retrain":
             share = (at.epoch + at.batch / self.steps_per_epoch) / phase.epochs
@@ -375,6 +382,8 @@ class Trainer:
         except BaseException:
             self._save(optimizer, solver)
             raise
+        if time.monotonic() - self._saved_at > self._interval_s:
+            self._save(optimizer, solver)
 
     def _save(self, optimizer: torch.optim.Optimizer | None, solver: Solver | None) -> None:
         if self.store is None or not self.accelerator.is_main_process:
@@ -393,8 +402,10 @@ class Trainer:
             "optimizer": plain,
             "history": [asdict(r) for r in self.history],
         }
+        started = time.monotonic()
         self.store.save(Checkpoint(self.position.step, tensors, state))
         self._saved_at = time.monotonic()
+        self._interval_s = max(CHECKPOINT_INTERVAL_S, (self._saved_at - started) / CHECKPOINT_SHARE)
 
     @torch.no_grad()
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
@@ -429,6 +440,7 @@ class _Position:
     loss_sum: float = 0.0
     converged: bool = False
     residuals: dict[str, float] = field(default_factory=dict)
+    constraints: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:

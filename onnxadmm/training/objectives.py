@@ -62,8 +62,9 @@ def measure(
     """Return a metric over all samples, or None where what it needs isn't there.
 
     Args:
-        metric: accuracy (share of samples whose largest output is the label; for one column, the sign),
-            agreement (share whose largest output is the original's) or mse.
+        metric: accuracy (share of samples whose largest output is the label; for targets, as bce has
+            them, share of outputs whose sign says whether the target is above a half), agreement
+            (share whose largest output is the original's; for one column, the sign) or mse.
         output: The model's output [N, ...].
         labels: Labels [N], or targets in the output's shape.
         original: The original model's output, for agreement.
@@ -72,6 +73,8 @@ def measure(
         return None if original is None else float((_decide(output) == _decide(original)).mean())
     if labels is None:
         return None
+    if metric == "accuracy" and labels.dtype.kind == "f":
+        return float(((output > 0) == (labels.reshape(output.shape) > 0.5)).mean())  # noqa: PLR2004
     if metric == "accuracy":
         decided = _decide(output)
         return float((decided == labels.reshape(decided.shape)).mean())

@@ -33,7 +33,8 @@ class Teacher:
         self.index = output
         self.device = device
         self.cache: Tensor | None = None
-        self._evaluated: dict[int, np.ndarray[Any, Any]] = {}
+        # Each with its data set: an id is free again once its object is gone.
+        self._evaluated: dict[int, tuple[Dataset, np.ndarray[Any, Any]]] = {}
 
     @classmethod
     def of(
@@ -71,8 +72,8 @@ class Teacher:
         """Return the answers to a whole set, computed once."""
         if id(data) not in self._evaluated:
             pieces = [self._ask(data, names, slice(s, s + 512)) for s in range(0, len(data), 512)]
-            self._evaluated[id(data)] = np.concatenate(pieces)
-        return self._evaluated[id(data)]
+            self._evaluated[id(data)] = (data, np.concatenate(pieces))
+        return self._evaluated[id(data)][1]
 
     @torch.inference_mode()
     def _ask(self, data: Dataset, names: Sequence[str], index: slice) -> np.ndarray[Any, Any]:

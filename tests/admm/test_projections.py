@@ -70,6 +70,7 @@ def keep_only(values, alive):
     return result
 
 
+@settings(deadline=None)
 @given(data=st.data(), size=st.integers(1, 6))
 def test_no_sparse_tensor_is_closer_than_the_projection(data, size):
     weight = data.draw(vectors(size))
@@ -84,6 +85,7 @@ def test_no_sparse_tensor_is_closer_than_the_projection(data, size):
     assert torch.equal(project_unstructured(projected, k), projected)
 
 
+@settings(deadline=None)
 @given(data=st.data(), size=st.integers(1, 8))
 def test_equal_scores_keep_the_lowest_indices(data, size):
     k = data.draw(st.integers(0, size))
@@ -91,6 +93,7 @@ def test_equal_scores_keep_the_lowest_indices(data, size):
     assert top_k_mask(torch.full((size,), value), k).tolist() == [i < k for i in range(size)]
 
 
+@settings(deadline=None)
 @given(data=st.data(), size=st.integers(1, 8))
 def test_what_is_kept_is_exactly_k_and_never_scores_less(data, size):
     scores = data.draw(vectors(size)).abs()
@@ -150,6 +153,7 @@ def test_no_set_of_channels_is_closer_than_the_coupled_projection(values, keep):
     assert all(torch.equal(again[n], projected[n]) for n in projected)
 
 
+@settings(deadline=None)
 @given(keep=st.integers(0, 3))
 def test_equal_channels_keep_the_lowest(keep):
     constraint = coupled(channel_class(), keep, list(SHAPES))
@@ -197,6 +201,7 @@ def test_scores_neither_underflow_nor_overflow(scale):
     assert energy.tolist() == pytest.approx([2 * scale**2, scale**2])
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 70), data=st.data())
 def test_tightening_is_monotone_from_all_to_exactly_the_set(size, data):
     keep = data.draw(st.integers(0, size))
@@ -212,7 +217,7 @@ def test_tightening_is_geometric():
     assert [Unstructured("w", 100, 1).tightened(s).keep for s in (0.25, 0.5, 0.75)] == [32, 10, 4]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(kept=st.lists(st.booleans(), min_size=3, max_size=3))
 def test_kept_channels_reads_back_what_was_masked(kept):
     values = {n: torch.ones(s) for n, s in SHAPES.items()}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxadmm.admm import CoupledChannels, Penalty, Solver, Unstructured, make_penalty
@@ -25,9 +25,7 @@ def rows(name, size, keep, axis=0):
 
 def drawn(seed=0, **shapes):
     generator = torch.Generator().manual_seed(seed)
-    return {
-        n: torch.nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes.items()
-    }
+    return {n: torch.nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes.items()}
 
 
 def three_on_one(weights):
@@ -188,6 +186,7 @@ def test_a_quadratic_ends_at_its_known_optimum(rho):
     assert torch.allclose(weights["w"][support], target[support], atol=0.02)
 
 
+@settings(deadline=None)
 @given(updates=st.integers(1, 200), primal=st.floats(0, 1), dual=st.floats(0, 1))
 def test_auto_reaches_its_maximum_for_the_last_interval(updates, primal, dual):
     penalty = make_penalty("auto", updates)

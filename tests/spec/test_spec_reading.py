@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from spec_samples import SMALL, WHOLE
@@ -151,6 +152,13 @@ def test_a_key_like_no_other_is_refused_with_those_there_are():
             "mean has 1 values and std has 2",
         ),
         ("gates: {max_drop: {bogus: 1}}", "gates.max_drop names the unknown metric 'bogus'"),
+        (
+            "data: {train: {inputs: {x: a}}, preprocess: [{normalize: {mean: [-1e31], std: [1]}}]}",
+            "mean",
+        ),
+        ("objective: {metric: mse}", "labels of loss: cross_entropy, which are classes"),
+        ("objective: {loss: distill, metric: mse}", "metric: mse can't be measured"),
+        ("objective: {loss: mse, metric: accuracy}", "labels of loss: mse, which are targets"),
         ("quantize: [{}]", "quantize needs data"),
     ],
 )
@@ -366,7 +374,7 @@ def test_a_file_of_exactly_the_largest_size_is_read(tmp_path):
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for name, said in [
         ("fifo", "not a regular file"),
         (".", "not a regular file"),
@@ -376,4 +384,4 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     ]:
         with pytest.raises(SpecError, match=said):
             read_spec(f"{tmp_path}/{name}")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

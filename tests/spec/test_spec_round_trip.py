@@ -44,13 +44,12 @@ def test_a_dump_says_every_default():
 @settings(max_examples=150, deadline=None)
 @given(
     layers=st.one_of(NAMES, st.lists(NAMES, min_size=1, max_size=4).map(tuple)),
-    output=NAMES,
-    name=NAMES,
-    path=NAMES,
+    words=st.tuples(NAMES, NAMES, NAMES),
     amount=st.floats(0, 1, exclude_max=True),
     lr=st.floats(0, 100, exclude_min=True),
 )
-def test_any_name_and_number_survives_the_round_trip(layers, output, name, path, amount, lr):
+def test_any_name_and_number_survives_the_round_trip(layers, words, amount, lr):
+    output, name, path = words
     spec = Spec.model_validate(
         {
             "version": 1,

@@ -1,0 +1,124 @@
+"""A tiny network with random samples, and runs of training over it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from dataclasses import asdict
+
+import numpy as np
+from graphs import Builder
+
+from onnxadmm.admm import Unstructured, coupled
+from onnxadmm.channels import classify, label
+from onnxadmm.data import Dataset
+from onnxadmm.errors import Interrupted
+from onnxadmm.graph import probe
+from onnxadmm.modules import import_model
+from onnxadmm.progress import NeverStop
+from onnxadmm.spec import Objective, Optimizer, Schedule
+from onnxadmm.training import Settings, Teacher, Trainer, plan_admm, plan_retraining
+
+SAMPLES, BATCH = 30, 7
+STEPS = SAMPLES // BATCH  # an epoch, the last samples are left out
+IDENTITY = {"model": "m", "spec": "s", "data": "d"}
+
+
+class StopAfter:
+    """Raises `Interrupted` at the given step, and at each later one."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def deferred(self):
+        return contextlib.nullcontext()
+
+    def check(self):
+        self.left -= 1
+        if self.left <= 0:
+            raise Interrupted("stopped", 2)
+
+
+@functools.cache
+def drawn():
+    b = Builder(0, 2, 4)
+    b.conv(6)
+    b.batchnorm()
+    b.activation("Relu")
+    b.residual()
+    b.head("flatten")
+    model = b.model()
+    seen = probe(model)
+    return model, seen, classify(label(model, seen), seen)
+
+
+class Network:
+    """A conv net with a residual, freshly imported, with its classes."""
+
+    def __init__(self):
+        self.model, seen, self.classes = drawn()
+        self.imported = import_model(self.model, seen)
+
+    def constraints(self, keep=2):
+        names = list(self.imported.binding)
+        sets = [coupled(c, keep, names) for c in self.classes if not c.fixed]
+        last = next(n.inputs[1].name for n in self.model.graph if n.op_type == "MatMul")
+        return [*sets, Unstructured(last, 35, 10)]
+
+
+def dataset(seed=1, samples=SAMPLES, labels="class"):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, 2, 4, 4)).astype(np.float32)
+    if labels == "class":
+        y = (x.sum((1, 2, 3)) * 10).astype(np.int64) % 5
+    else:
+        y = rng.uniform(0, 1, (samples, 5)).astype(np.float32)
+    return Dataset({"x": x}, y, {})
+
+
+def schedule(**kwargs):
+    given = {"epochs": 3, "retrain": 2, "steps": 2, "optimizer": Optimizer(lr=0.01), **kwargs}
+    return Schedule(**given)
+
+
+def settings(stop=None, objective=None, **kwargs):
+    return Settings(
+        train=kwargs.pop("train", None) or dataset(),
+        evaluate=dataset(2, 11),
+        batch_size=BATCH,
+        objective=objective or Objective(),
+        output=0,
+        schedule=schedule(**kwargs.pop("schedule", {})),
+        seed=kwargs.pop("seed", 0),
+        stop=stop or NeverStop(),
+    )
+
+
+def trainer(kind, store=None, masks=None, net=None, **kwargs):
+    """Return a trainer of a fresh network, for the ADMM phases or the retraining."""
+    net = net or Network()
+    given = settings(**kwargs)
+    teacher = Teacher.of(net.imported.module, given.objective, 0)
+    if teacher is not None:
+        teacher.prepare(given.train, net.imported.inputs)
+    phases = plan_admm(given.schedule) if kind == "admm" else plan_retraining(given.schedule)
+    made = Trainer(
+        net.imported,
+        phases,
+        settings=given,
+        constraints=net.constraints() if kind == "admm" else (),
+        masks=masks,
+        teacher=teacher,
+        store=store,
+    )
+    return net, made
+
+
+def outcome(net, trained):
+    """Return all that a run leaves, comparable with ==; time left out."""
+    history = [asdict(r) for r in trained.history]
+    for record in history:
+        del record["seconds"]
+    weights = {n: w.tobytes() for n, w in net.imported.weights().items()}
+    masks = {n: m.cpu().numpy().tobytes() for n, m in trained.masks.items()}
+    return weights, masks, history

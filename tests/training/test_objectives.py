@@ -1,0 +1,190 @@
+"""Losses and metrics against their formulas in numpy; the teacher with and without its memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import Network, dataset
+
+from onnxadmm.spec import Distillation, Objective
+from onnxadmm.training import Teacher, measure
+from onnxadmm.training import teacher as teaching
+from onnxadmm.training.objectives import distillation, loss_of, needs_teacher
+
+
+def arrays(seed, rows=6, columns=4):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((rows, columns)) * 3, rng.standard_normal((rows, columns)) * 3, rng
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def loss(objective, output, labels=None, teacher=None):
+    tensors = [None if a is None else torch.from_numpy(a) for a in (output, labels, teacher)]
+    return float(loss_of(objective, *tensors))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 8), columns=st.integers(2, 6))
+def test_losses_are_their_formulas(seed, rows, columns):
+    output, teacher, rng = arrays(seed, rows, columns)
+    classes = rng.integers(0, columns, rows)
+    targets = rng.uniform(0, 1, (rows, columns))
+    p = softmax(output)
+    cross = -np.log(p[np.arange(rows), classes]).mean()
+    assert loss(Objective(), output, classes) == pytest.approx(cross)
+    sigma = 1 / (1 + np.exp(-output))
+    bce = -(targets * np.log(sigma) + (1 - targets) * np.log(1 - sigma)).mean()
+    assert loss(Objective(loss="bce"), output, targets) == pytest.approx(bce)
+    mse = ((output - targets) ** 2).mean()
+    assert loss(Objective(loss="mse"), output, targets) == pytest.approx(mse)
+    for temperature in (1.0, 4.0):
+        q, r = softmax(teacher / temperature), softmax(output / temperature)
+        kl = temperature**2 * (q * np.log(q / r)).sum(1).mean()
+        mixed = Distillation(weight=0.25, temperature=temperature)
+        pure = Objective(loss="distill", distill=mixed)
+        assert loss(pure, output, None, teacher) == pytest.approx(kl)
+        both = Objective(distill=mixed)
+        assert loss(both, output, classes, teacher) == pytest.approx(0.75 * cross + 0.25 * kl)
+
+
+def test_distillation_without_settings_has_the_default_temperature():
+    output, teacher, _ = arrays(0)
+    settled = Objective(loss="distill", distill=Distillation())
+    assert loss(Objective(loss="distill"), output, None, teacher) == pytest.approx(
+        loss(settled, output, None, teacher)
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5,), (5, 3, 2, 2)])
+def test_what_are_no_classes_is_distilled_by_squared_error(shape):
+    a, b = torch.randn(shape), torch.randn(shape)
+    assert float(distillation(a, b, 4.0)) == pytest.approx(float(((a - b) ** 2).mean()))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 1), (2, 3, 4)])
+def test_distillation_of_equals_is_zero_with_no_gradient(shape):
+    output = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    value = distillation(output, output.detach().clone(), 4.0)
+    value.backward()
+    assert abs(value.item()) < 1e-12
+    assert output.grad.abs().max() < 1e-12
+
+
+def test_distillation_falls_towards_the_teacher():
+    output, teacher, _ = arrays(1)
+    values = [
+        float(
+            distillation(
+                torch.from_numpy(output + s * (teacher - output)), torch.from_numpy(teacher), 2.0
+            )
+        )
+        for s in (0.0, 0.5, 0.9, 1.0)
+    ]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 0.1
+
+
+def test_targets_may_lack_the_unit_axis():
+    output = np.array([[1.0], [3.0]])
+    assert loss(Objective(loss="mse"), output, np.array([0.0, 0.0])) == pytest.approx(5.0)
+
+
+def test_accuracy_is_the_share_of_largest_outputs_at_the_label():
+    output = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    assert measure("accuracy", output, np.array([1, 0, 0, 0]), None) == 0.75
+    spread = np.zeros((2, 3, 2, 2))
+    spread[:, 1] = 1
+    labels = np.ones((2, 2, 2), np.int64)
+    labels[0, 0, 0] = 2
+    assert measure("accuracy", spread, labels, None) == 7 / 8
+
+
+def test_accuracy_of_one_column_is_its_sign():
+    output = np.array([[2.0], [-1.0], [0.5], [-3.0]])
+    for labels in (np.array([1, 0, 0, 0]), np.array([[1.0], [0.0], [0.0], [0.0]], np.float32)):
+        assert measure("accuracy", output, labels, None) == 0.75
+
+
+def test_accuracy_of_several_targets_is_over_all_of_them():
+    output = np.array([[2.0, -1.0, 3.0], [-2.0, 1.0, -0.1]])
+    targets = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    assert measure("accuracy", output, targets, None) == 5 / 6
+
+
+def test_agreement_compares_with_the_original():
+    output = np.array([[0.1, 0.9], [0.8, 0.2]])
+    assert measure("agreement", output, None, output[::-1] * 5) == 0.0
+    assert measure("agreement", output, None, output * 5) == 1.0
+    assert measure("agreement", np.array([[1.0], [-1.0]]), None, np.array([[3.0], [4.0]])) == 0.5
+
+
+def test_mse_is_the_mean_square():
+    output = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    assert measure("mse", output, np.zeros((2, 2), np.float32), None) == 7.5
+    assert measure("mse", output[:, :1], np.array([0.0, 0.0], np.float32), None) == 5.0
+
+
+def test_what_it_needs_is_not_there_and_nothing_is_measured():
+    assert measure("accuracy", np.zeros((2, 2)), None, None) is None
+    assert measure("mse", np.zeros((2, 2)), None, None) is None
+    assert measure("agreement", np.zeros((2, 2)), np.zeros(2, np.int64), None) is None
+
+
+def test_a_teacher_is_made_where_somebody_asks_it():
+    module = Network().imported.module
+    for objective, wanted in [
+        (Objective(), False),
+        (Objective(metric="agreement"), True),
+        (Objective(loss="distill"), True),
+        (Objective(distill=Distillation()), True),
+        (Objective(loss="mse"), False),
+    ]:
+        assert (Teacher.of(module, objective, 0) is not None) is wanted
+    assert not needs_teacher(Objective(metric="agreement"))
+
+
+def test_the_teacher_answers_the_same_from_memory_and_afresh(monkeypatch):
+    data, names = dataset(), Network().imported.inputs
+    index = np.array([3, 1, 7])
+    inputs = [torch.from_numpy(data.batch(index)[0]["x"])]
+    cached = Teacher(Network().imported.module, 0, torch.device("cpu"))
+    cached.prepare(data, names)
+    monkeypatch.setattr(teaching, "CACHE_BYTES", 10)
+    online = Teacher(Network().imported.module, 0, torch.device("cpu"))
+    online.prepare(data, names)
+    assert cached.cache is not None
+    assert online.cache is None
+    assert torch.allclose(cached.output(index, inputs), online.output(index, inputs), atol=1e-6)
+    assert np.allclose(cached.outputs_for(data, names), cached.cache.numpy(), atol=1e-6)
+
+
+def test_the_teacher_is_a_frozen_copy():
+    net = Network()
+    data = dataset()
+    teacher = Teacher(net.imported.module, 0, torch.device("cpu"))
+    before = teacher.outputs_for(dataset(9), net.imported.inputs)
+    with torch.no_grad():
+        for weight in net.imported.binding.values():
+            weight.zero_()
+    assert np.array_equal(teacher.outputs_for(dataset(9), net.imported.inputs), before)
+    inputs = [torch.from_numpy(data.batch(slice(0, 2))[0]["x"])]
+    assert not teacher.output(np.arange(2), inputs).requires_grad
+    assert all(p.requires_grad for p in net.imported.module.parameters())
+
+
+def test_the_teachers_answers_belong_to_their_data_set():
+    net = Network()
+    teacher = Teacher(net.imported.module, 0, torch.device("cpu"))
+    for seed in range(20):  # each data set is gone before the next, and may leave its id to it
+        data = dataset(seed, 2)
+        answer = teacher.outputs_for(data, net.imported.inputs)
+        expected = net.imported.module(torch.from_numpy(data.inputs["x"]))[0].detach().numpy()
+        assert np.allclose(answer, expected, atol=1e-6)
+        del data
