@@ -74,6 +74,8 @@ Array = np.ndarray[Any, Any]
 IMPORT_TOLERANCE = 1e-4
 """Largest error of the imported module against ONNX Runtime, relative to the output's largest value."""
 PROOF_SAMPLES = 64
+EVALUATION_ROWS = 1024
+EVALUATION_BATCH = 64
 IMPORT_SAMPLES = 8
 
 
@@ -382,8 +384,7 @@ class _Run:
             return pruned
         from onnxadmm.quantize import quantize
 
-        settings = rules[0][0].activations
-        wanted = min(settings.samples, len(samples.train))
+        wanted = min(max(rule.activations.samples for rule, _ in rules), len(samples.train))
         step = self._rows(64, wanted)
         whole = range(0, wanted - step + 1, step)
         feeds = (samples.train.batch(slice(s, s + step))[0] for s in whole)
@@ -404,14 +405,22 @@ class _Run:
         output = (
             self.request.model.graph.outputs[output_index(self.spec, self.request.model)].name or ""
         )
-        inputs, labels = data.batch(slice(0, len(data)))
+        # A round number of the model's own batches, and never the whole set at once.
+        own = self._fixed_batch() or 1
+        chunk = own * -(-EVALUATION_ROWS // own)
         original: Array | None = None
         found: dict[str, dict[str, float]] = {}
         for done, (name, model) in enumerate(models.items()):
             session = bench.open_session(model_bytes(model), name=f"the {name} model")
-            got = bench.run_batched(session, inputs, 64)[output]
+            parts = [
+                bench.run_batched(session, data.batch(slice(s, s + chunk))[0], EVALUATION_BATCH)[
+                    output
+                ]
+                for s in range(0, len(data), chunk)
+            ]
+            got = np.concatenate(parts)
             original = got if original is None else original
-            value = measure(metric, got, labels, original)
+            value = measure(metric, got, data.labels, original)
             found[name] = {} if value is None else {metric: value}
             text = name if value is None else f"{name}: {metric} {value:.4f}"
             self._tick(done + 1, len(models), text)
