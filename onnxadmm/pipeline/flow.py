@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,11 +31,12 @@ from onnxadmm.compact import (
     prove,
 )
 from onnxadmm.data import Dataset, fingerprint
-from onnxadmm.errors import UnsupportedError, VerificationError
+from onnxadmm.errors import InputError, UnsupportedError, VerificationError
 from onnxadmm.graph import (
     Probe,
     complete_outputs,
     constant_of,
+    load_model,
     model_bytes,
     probe,
     random_inputs,
@@ -75,6 +77,8 @@ IMPORT_TOLERANCE = 1e-4
 """Largest error of the imported module against ONNX Runtime, relative to the output's largest value."""
 PROOF_SAMPLES = 64
 EVALUATION_ROWS = 1024
+FINISHED = "checkpoints/finished"
+"""Written last: what the folder's result belongs to, and its hash."""
 EVALUATION_BATCH = 64
 IMPORT_SAMPLES = 8
 
@@ -179,6 +183,7 @@ class _Run:
         self.imported: Imported | None = None
         self.teacher: Teacher | None = None
         self.settings: Settings | None = None
+        self.identity: dict[str, str] = {}
 
     def run(self) -> Result:
         """Go through all stages."""
@@ -195,6 +200,11 @@ class _Run:
                 )
         with self._stage("data"):
             samples = load_samples(self.request, analysis.probe)
+            self.identity = self._identity(samples)
+        finished = self._finished()
+        if finished is not None:
+            self.progress.note("this run was finished before; nothing to do")
+            return finished
         kept, trained = self._decide(analysis, targets, samples)
         with self._stage("cut"):
             dead = dead_labels(analysis.classes, kept)
@@ -228,6 +238,7 @@ class _Run:
             files["model.float.onnx"] = model_bytes(pruned)
         files.update(render_all(report))
         files["model.onnx"] = model_bytes(compressed)
+        files[FINISHED] = self._receipt(files)
         return Result(compressed, pruned, report, files)
 
     # --- stages
@@ -352,8 +363,9 @@ class _Run:
 
         if self.folder is None:
             return None
-        assert self.settings is not None
-        identity = self._identity(self.settings, torch.__version__, torch.get_num_threads())
+        # What comes after training may change between a run and its resumption.
+        identity = {n: v for n, v in self.identity.items() if n != "whole spec"}
+        identity["threads"] = str(torch.get_num_threads())
         store = CheckpointStore(self.folder / "checkpoints" / name, identity)
         if not self.resume:
             store.clear()
@@ -567,20 +579,45 @@ class _Run:
             shapes[value.name or ""] = (batch, *shape[1:]) if batch and free else shape
         return shapes
 
-    def _identity(self, samples: Settings, torch_version: str, threads: int) -> dict[str, str]:
-        """Return what a checkpoint belongs to: everything that the training depends on."""
-        wanted = {"data", "objective", "prune", "schedule", "seed"}
-        spec = self.spec.model_dump(mode="json", include=wanted)
+    def _identity(self, samples: Samples | None) -> dict[str, str]:
+        """Return what a stored run belongs to: everything that its result depends on."""
+        document = self.spec.model_dump(mode="json")
+        trained = {n: document[n] for n in ("data", "objective", "prune", "schedule", "seed")}
+        evaluated = samples.evaluate if samples else None
         return {
             "model": self.request.digest,
-            "spec": hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest(),
-            "data": fingerprint(samples.train),
-            "evaluation data": fingerprint(samples.evaluate) if samples.evaluate else "none",
+            "spec": _digest(json.dumps(trained, sort_keys=True).encode()),
+            "whole spec": _digest(json.dumps(document, sort_keys=True).encode()),
+            "data": fingerprint(samples.train) if samples else "none",
+            "evaluation data": fingerprint(evaluated) if evaluated else "none",
             "onnxadmm version": __version__,
-            "torch version": torch_version,
+            "torch version": installed_version("torch"),
+            "onnxruntime version": str(bench.environment()["onnxruntime"]),
             "python version": platform.python_version(),
-            "threads": str(threads),
         }
+
+    def _receipt(self, files: Mapping[str, bytes | str]) -> str:
+        model = files["model.onnx"]
+        assert isinstance(model, bytes)
+        return json.dumps({**self.identity, "result": _digest(model)}, indent=1) + "\n"
+
+    def _finished(self) -> Result | None:
+        """Return the folder's result where this very run has finished before."""
+        if not self.resume or self.folder is None:
+            return None
+        try:
+            receipt = json.loads((self.folder / FINISHED).read_text(encoding="utf-8"))
+            result = receipt.pop("result")
+            content = (self.folder / "model.onnx").read_bytes()
+            report = Report.from_json((self.folder / "report.json").read_bytes())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+            return None
+        if receipt != self.identity or result != _digest(content):
+            return None
+        compressed = load_model(self.folder / "model.onnx")
+        floats = self.folder / "model.float.onnx"
+        pruned = load_model(floats) if report.pruned is not None and floats.exists() else compressed
+        return Result(compressed, pruned, report, {})
 
     # --- telling
 
@@ -597,3 +634,7 @@ class _Run:
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self.progress.warn(text)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -86,4 +86,8 @@ def locked(folder: Path) -> Iterator[None]:
 def write_all(folder: Path, files: Mapping[str, bytes | str]) -> None:
     """Write files in order, each atomically; put first what others refer to, last what counts."""
     for name, content in files.items():
+        try:
+            (folder / name).parent.mkdir(exist_ok=True)
+        except OSError as e:
+            raise ResourceError(f"output {one_line(folder / name, 120)}: {e.strerror}") from None
         write_atomic(folder / name, content)

@@ -322,3 +322,29 @@ def test_the_report_validates_against_the_published_schema(result):
 
     _, folder = result
     jsonschema.validate(json.loads((folder / "report.json").read_text()), report_schema())
+
+
+def test_resuming_a_finished_run_changes_nothing(workplace, tmp_path):
+    arguments = (workplace / "model.onnx", workplace / "spec.yaml")
+    first = onnxadmm.compress(*arguments, output=tmp_path / "out", overrides=[UNTIMED])
+    before = {
+        p: (digest(p), p.stat().st_mtime_ns) for p in (tmp_path / "out").rglob("*") if p.is_file()
+    }
+    again = onnxadmm.compress(*arguments, output=tmp_path / "out", overrides=[UNTIMED], resume=True)
+    after = {
+        p: (digest(p), p.stat().st_mtime_ns) for p in (tmp_path / "out").rglob("*") if p.is_file()
+    }
+    assert before == after
+    assert again.report == first.report
+    assert (
+        ir.to_proto(again.model).SerializeToString() == ir.to_proto(first.model).SerializeToString()
+    )
+
+
+def test_a_result_that_was_damaged_is_made_again(workplace, tmp_path):
+    arguments = (workplace / "model.onnx", workplace / "spec.yaml")
+    onnxadmm.compress(*arguments, output=tmp_path / "out", overrides=[UNTIMED])
+    whole = digest(tmp_path / "out" / "model.onnx")
+    (tmp_path / "out" / "model.onnx").write_bytes(b"damaged")
+    onnxadmm.compress(*arguments, output=tmp_path / "out", overrides=[UNTIMED], resume=True)
+    assert digest(tmp_path / "out" / "model.onnx") == whole
