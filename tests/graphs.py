@@ -113,6 +113,32 @@ class Builder:
         swapped = self.node("Transpose", grouped, perm=[0, 2, 1, 3, 4])
         self.value = self.node("Reshape", swapped, self.constant([0, c, s, s]))
 
+    def part(self) -> None:
+        if self.channels < 3:
+            return
+        bounds = (self.constant([n]) for n in (1, self.channels - 1, 1))
+        self.value = self.node("Slice", self.value, *bounds)
+        self.channels -= 2
+
+    def turned(self) -> None:
+        bounds = (self.constant([n]) for n in (-1, -(2**31), 1, -1))
+        self.value = self.node("Slice", self.value, *bounds)
+
+    def picked(self) -> None:
+        order = self.rng.permutation(self.channels)[: max(1, self.channels - 1)]
+        self.value = self.node("Gather", self.value, self.constant([*order, order[0]]), axis=1)
+        self.channels = len(order) + 1
+
+    def centred(self) -> None:
+        mean = self.node("ReduceMean", self.value, axes=[2, 3])
+        self.value = self.node("Sub", self.value, mean)
+
+    def upsampled(self) -> None:
+        if self.size <= 6:
+            scales = self.constant([1, 1, 2, 2], np.float32)
+            self.value = self.node("Resize", self.value, "", scales, mode="linear")
+            self.size *= 2
+
     def shared(self) -> None:
         channels = self.channels
         w = self.weight(channels, channels, 3, 3)
@@ -129,6 +155,15 @@ class Builder:
         features = self.channels * self.size * self.size
         if kind == "flatten":
             flat = self.node("Flatten", self.value, axis=1)
+        elif kind == "computed":
+            rows = self.node("Gather", self.node("Shape", self.value), self.constant([0]))
+            shape = self.node("Concat", rows, self.constant([-1]), axis=0)
+            flat = self.node("Reshape", self.value, shape)
+        elif kind == "mean":
+            flat, features = (
+                self.node("ReduceMean", self.value, axes=[2, 3], keepdims=0),
+                self.channels,
+            )
         elif kind == "reshape":
             flat = self.node("Reshape", self.value, self.constant([-1, features]))
         else:
@@ -167,6 +202,11 @@ BLOCKS = (
     "shuffle",
     "shared",
     "pool",
+    "part",
+    "turned",
+    "picked",
+    "centred",
+    "upsampled",
     "activation",
 )
 
@@ -191,5 +231,5 @@ def networks(draw: st.DrawFn) -> ir.Model:
             b.activation(draw(st.sampled_from(["Relu", "Sigmoid", "Tanh", "PRelu", "LeakyRelu"])))
         else:
             getattr(b, block)()
-    b.head(draw(st.sampled_from(["flatten", "reshape", "pool"])))
+    b.head(draw(st.sampled_from(["flatten", "reshape", "pool", "computed", "mean"])))
     return b.model()

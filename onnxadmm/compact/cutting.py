@@ -132,11 +132,14 @@ class _Scope:
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         return self._probe.shapes[value.name or ""]
 
-    def kept(self, value: ir.Value, axis: int) -> int:
+    def alive(self, value: ir.Value, axis: int) -> Array:
         labels = self._axes.get(value.name or "")
         if labels is None:
-            return self.shape(value)[axis]
-        return int((~np.isin(labels[axis], self.gone)).sum())
+            return np.ones(self.shape(value)[axis], bool)
+        return ~np.isin(labels[axis], self.gone)
+
+    def kept(self, value: ir.Value, axis: int) -> int:
+        return int(self.alive(value, axis).sum())
 
     def is_cut(self, value: ir.Value, axis: int) -> bool:
         return self.kept(value, axis) != self.shape(value)[axis]
@@ -168,15 +171,19 @@ class _Scope:
             self._replaced.append(old)
 
     def drop_unread(self) -> None:
-        """Remove constants that were replaced and that nobody reads any more."""
-        for value in self._replaced:
+        """Remove constants that were replaced and that nobody reads any more, and what computed them."""
+        while self._replaced:
+            value = self._replaced.pop()
             if list(value.uses()) or value.is_graph_output() or value.is_graph_input():
                 continue
             node = value.producer()
-            if node is not None and node.graph is not None:
-                node.graph.remove(node, safe=True)
-            elif node is None:
+            if node is None:
                 self._model.graph.initializers.pop(value.name or "", None)
+            elif node.graph is not None and not any(
+                list(v.uses()) or v.is_graph_output() for v in node.outputs
+            ):
+                self._replaced += [v for v in node.inputs if v is not None]
+                node.graph.remove(node, safe=True)
 
 
 def _candidates(base: str) -> Iterable[str]:

@@ -61,6 +61,8 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
         scope.visit(node)
     graph_outputs = list(model.graph.outputs)
     scope.graph.output(tuple(scope.tensor(v) for v in graph_outputs))
+    # Shapes that builders read off directly leave their arithmetic behind.
+    scope.graph.eliminate_dead_code()
     module = fx.GraphModule(scope.root, scope.graph, class_name="ImportedModel")
     module.graph.lint()
     parameters = dict(module.named_parameters())

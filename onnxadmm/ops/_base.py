@@ -93,6 +93,9 @@ class CutScope(Protocol):
     def is_cut(self, value: ir.Value, axis: int) -> bool:
         """Return whether any index of this axis goes."""
 
+    def alive(self, value: ir.Value, axis: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Return a mask over the axis before the cut: whether each index stays."""
+
     def constant(self, value: ir.Value | None) -> np.ndarray[Any, Any] | None:
         """Return the value's content where the graph itself holds it."""
 

@@ -14,6 +14,7 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
+    fix_all,
     normal_axis,
     register,
 )
@@ -37,10 +38,24 @@ class Unary(Operator):
         return scope.call(getattr(torch, self.function), scope.tensor(node.inputs[0]))
 
 
-def _unary(op_type: str, versions: tuple[int, ...], function: str, meaning: str) -> None:
+class NotFiniteAtZero(Unary):
+    """A function that would turn a removed channel, which is zero in the reference, into no number."""
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix all: infinity times a weight of zero isn't zero."""
+        fix_all(node, scope, f"{describe(node)} is not finite at 0")
+
+
+def _unary(
+    op_type: str,
+    versions: tuple[int, ...],
+    function: str,
+    meaning: str,
+    base: type[Unary] = Unary,
+) -> None:
     """Register an operator that differs from others by a torch function alone."""
     members = {"op_type": op_type, "versions": versions, "function": function, "__doc__": meaning}
-    register(type(op_type, (Unary,), members))
+    register(type(op_type, (base,), members))
 
 
 _unary("Relu", (6, 13, 14), "relu", "max(x, 0).")
@@ -48,11 +63,11 @@ _unary("Sigmoid", (6, 13), "sigmoid", "1 / (1 + exp(-x)).")
 _unary("Tanh", (6, 13), "tanh", "The hyperbolic tangent.")
 _unary("Sqrt", (6, 13), "sqrt", "The square root.")
 _unary("Exp", (6, 13), "exp", "e to the x.")
-_unary("Log", (6, 13), "log", "The natural logarithm.")
+_unary("Log", (6, 13), "log", "The natural logarithm.", NotFiniteAtZero)
 _unary("Abs", (6, 13), "abs", "The absolute value.")
 _unary("Neg", (6, 13), "neg", "-x.")
 _unary("Erf", (9, 13), "erf", "The error function.")
-_unary("Reciprocal", (6, 13), "reciprocal", "1 / x.")
+_unary("Reciprocal", (6, 13), "reciprocal", "1 / x.", NotFiniteAtZero)
 
 
 @register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,7 @@ from onnxadmm.ops._base import (
 from onnxadmm.ops.windows import read_window
 
 
-def _tie_groups(scope: LabelScope, labels: np.ndarray[Any, Any], group: int, reason: str) -> None:
+def tie_groups(scope: LabelScope, labels: np.ndarray[Any, Any], group: int, reason: str) -> None:
     """Couple position i of every group, so that every group keeps the same count."""
     rows = labels.reshape(group, -1)
     for row in rows[1:]:
@@ -35,7 +35,7 @@ class Conv(Operator):
     """Convolution with groups, dilations, strides and any pads, over 1 to 3 spatial axes."""
 
     op_type = "Conv"
-    versions = (1, 11, 22)
+    versions: ClassVar[tuple[int, ...]] = (1, 11, 22)
     attributes = frozenset({"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"})
     weight_ports = (1, 2)
 
@@ -56,19 +56,17 @@ class Conv(Operator):
             for k in range(multiplier):
                 scope.unite(channels, filters[k::multiplier], reason)
         else:
-            _tie_groups(scope, channels, group, reason)
-            _tie_groups(scope, filters, group, reason)
+            tie_groups(scope, channels, group, reason)
+            tie_groups(scope, filters, group, reason)
             scope.unite(channels[: len(columns)], columns, reason)
-        for spatial in w_axes[2:]:
-            scope.fix(spatial, f"a kernel position of {describe(node)}")
+        for spatial in (*x_axes[2:], *w_axes[2:]):
+            scope.fix(spatial, f"a position under the kernel of {describe(node)}")
         bias = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
         if bias is not None:
             scope.unite(filters, scope.axes(bias)[0], reason)
         scope.produce(node, filters)
         out = scope.shape(node.outputs[0])
-        scope.assign(
-            node.outputs[0], [unlabelled(out[0]), filters, *(unlabelled(n) for n in out[2:])]
-        )
+        scope.assign(node.outputs[0], [x_axes[0], filters, *(unlabelled(n) for n in out[2:])])
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
         """A depthwise convolution has as many groups as channels: fewer channels, fewer groups."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxadmm.graph import constant_of
 from onnxadmm.ops._base import (
     BuildScope,
     Labels,
@@ -62,7 +63,7 @@ class Elementwise(Operator):
 class Binary(Elementwise):
     """Two inputs and one torch function."""
 
-    weight_ports = (0, 1)
+    weight_ports: ClassVar[tuple[int, ...]] = (0, 1)
     function: ClassVar[str]
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
@@ -99,6 +100,14 @@ class Div(Binary):
     """a / b; integers are divided towards zero."""
 
     op_type, versions, function = "Div", (7, 13, 14), "div"
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Equal positions, equal labels; a divisor that masking would set to zero keeps its channels."""
+        super().labels(node, scope)
+        divisor = node.inputs[1]
+        if divisor is not None and constant_of(divisor) is not None:
+            for labels in scope.axes(divisor):
+                scope.fix(labels, f"{describe(node)} divides by them")
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's div, truncating for integers."""

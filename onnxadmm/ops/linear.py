@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.ops._attributes import integer, number
 from onnxadmm.ops._base import (
     BuildScope,
+    Labels,
     LabelScope,
     Operator,
     Shapes,
@@ -76,6 +76,25 @@ class Gemm(Operator):
         return math.prod(shapes[node.outputs[0].name or ""]) * inner
 
 
+def multiply_labels(
+    node: ir.Node, scope: LabelScope, a_axes: list[Labels], b_axes: list[Labels]
+) -> None:
+    """Give the first output the labels of a matrix product of operands with these labels."""
+    reason = f"meets {describe(node)}"
+    b_inner = b_axes[-2] if len(b_axes) > 1 else b_axes[-1]
+    scope.unite(a_axes[-1], b_inner, reason)
+    out = scope.shape(node.outputs[0])
+    tail: list[Labels] = []
+    if len(a_axes) > 1:
+        tail.append(a_axes[-2])
+    if len(b_axes) > 1:
+        tail.append(b_axes[-1])
+        scope.produce(node, b_axes[-1])
+    lead = out[: len(out) - len(tail)]
+    leading = meet(scope, [a_axes[:-2], b_axes[:-2]], lead, reason)
+    scope.assign(node.outputs[0], [*leading, *tail])
+
+
 @register
 class MatMul(Operator):
     """Matrix product with numpy's broadcasting over leading axes."""
@@ -89,20 +108,7 @@ class MatMul(Operator):
         a, b = node.inputs[0], node.inputs[1]
         assert a is not None
         assert b is not None
-        reason = f"meets {describe(node)}"
-        a_axes, b_axes = scope.axes(a), scope.axes(b)
-        b_inner = b_axes[-2] if len(b_axes) > 1 else b_axes[-1]
-        scope.unite(a_axes[-1], b_inner, reason)
-        out = scope.shape(node.outputs[0])
-        tail: list[np.ndarray[Any, Any]] = []
-        if len(a_axes) > 1:
-            tail.append(a_axes[-2])
-        if len(b_axes) > 1:
-            tail.append(b_axes[-1])
-            scope.produce(node, b_axes[-1])
-        lead = out[: len(out) - len(tail)]
-        leading = meet(scope, [a_axes[:-2], b_axes[:-2]], lead, reason)
-        scope.assign(node.outputs[0], [*leading, *tail])
+        multiply_labels(node, scope, scope.axes(a), scope.axes(b))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's matmul: the same broadcasting."""

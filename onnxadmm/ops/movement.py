@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer, integers
 from onnxadmm.ops._base import (
     BuildScope,
@@ -15,12 +16,11 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
-    fix_all,
     normal_axis,
     register,
-    unlabelled,
 )
 from onnxadmm.ops.activation import Passing
+from onnxadmm.ops.sizes import Entry, Size, couple, entries, target_sizes
 
 Array = np.ndarray[Any, Any]
 
@@ -42,18 +42,37 @@ class Reshape(Reshaping):
     versions = (5, 13, 14, 19, 21, 23, 24, 25)
     attributes = frozenset({"allowzero"})
 
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Reshape the labels; an axis whose size is computed stands or falls with that size."""
+        super().labels(node, scope)
+        target = node.inputs[1]
+        if constant_of(target) is not None:
+            return
+        found = entries(target, scope)
+        if _constant_target(node, found) is None:
+            for labels, entry in zip(scope.axes(node.outputs[0]), found or (), strict=False):
+                if isinstance(entry, int) and entry != -1:
+                    scope.fix(labels, f"{describe(node)} computes its shape at run time")
+        couple(node, target, 0, scope)
+
     def resize(self, node: ir.Node, scope: CutScope) -> None:
         """Write the new size of each axis that shrank into the shape constant."""
-        target = scope.constant(node.inputs[1])
         output = node.outputs[0]
         cut = [a for a in range(len(scope.shape(output))) if scope.is_cut(output, a)]
-        if target is None or not cut:
+        if not cut:
+            return
+        target = scope.constant(node.inputs[1])
+        if target is None:
+            found = entries(node.inputs[1], scope)
+            numbers = {a for a, e in enumerate(found or ()) if isinstance(e, int) and e > 0}
+            target = _constant_target(node, found) if numbers.intersection(cut) else None
+        if target is None:
             return
         new = target.astype(np.int64).copy()
         for axis in cut:
             if new[axis] > 0:
                 new[axis] = scope.kept(output, axis)
-        if not np.array_equal(new, target):
+        if not np.array_equal(new, target) or scope.constant(node.inputs[1]) is None:
             scope.replace_constant(node, 1, new)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
@@ -62,16 +81,40 @@ class Reshape(Reshaping):
 
         x, shape = node.inputs[0], node.inputs[1]
         assert x is not None
-        target = scope.constant(shape)
+        target = target_sizes(shape, scope)
         if target is None:
             return scope.call(_reshape_to, scope.tensor(x), scope.tensor(shape))
         data = scope.tensor(x)
         keep = not integer(node, "allowzero", 0)
         sizes = [
-            scope.call(torch.Tensor.size, data, axis) if keep and n == 0 else n
-            for axis, n in enumerate(int(n) for n in target)
+            scope.call(torch.Tensor.size, data, axis)
+            if keep and isinstance(n, int) and n == 0
+            else n
+            for axis, n in enumerate(target)
         ]
         return scope.call(torch.reshape, data, tuple(sizes))
+
+
+def _constant_target(node: ir.Node, found: list[Entry] | None) -> Array | None:
+    """Return a constant that means the same as the computed shape, or None where there is none.
+
+    An axis that is as long as the same axis of the input becomes 0, one other becomes -1.
+    """
+    if found is None or integer(node, "allowzero", 0):
+        return None
+    free = -1 not in found
+    result: list[int] = []
+    for axis, entry in enumerate(found):
+        if isinstance(entry, int):
+            result.append(entry)
+        elif isinstance(entry, Size) and entry.value is node.inputs[0] and entry.axis == axis:
+            result.append(0)
+        elif free:
+            free = False
+            result.append(-1)
+        else:
+            return None
+    return np.array(result, np.int64)
 
 
 def _reshape_to(x: Any, shape: Any) -> Any:
@@ -272,51 +315,6 @@ class Cast(Passing):
         to = ir.DataType(integer(node, "to", 1)).numpy()
         kind = torch.from_numpy(np.zeros(1, to)).dtype
         return scope.call(torch.Tensor.to, scope.tensor(node.inputs[0]), kind)
-
-
-@register
-class Pad(Operator):
-    """Elements before and behind each axis."""
-
-    op_type = "Pad"
-    versions = (2, 11, 13, 18, 19, 21, 23, 24, 25)
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Axes that aren't padded keep their labels; padded channels are fixed."""
-        assert node.inputs[0] is not None
-        axes = list(scope.axes(node.inputs[0]))
-        shape = scope.shape(node.outputs[0])
-        for a, labels in enumerate(axes):
-            if len(labels) != shape[a]:
-                scope.fix(labels, f"{describe(node)} pads along these channels")
-                axes[a] = unlabelled(shape[a])
-        scope.assign(node.outputs[0], axes)
-
-
-@register
-class Shape(Operator):
-    """The sizes of a tensor."""
-
-    op_type = "Shape"
-    versions = (1, 13, 15, 19, 21, 23, 24, 25)
-    attributes = frozenset({"start", "end"})
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix the channels of a tensor whose size is read: what is done with it isn't followed yet."""
-        fix_all(node, scope, f"{describe(node)} reads their number at run time")
-
-    def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Return the sizes as an int64 tensor."""
-        start = integer(node, "start", 0)
-        end = node.attributes["end"].as_int() if "end" in node.attributes else None
-        return scope.call(_sizes, scope.tensor(node.inputs[0]), start, end)
-
-
-def _sizes(x: Any, start: int, end: int | None) -> Any:
-    """Return the sizes of `x` from axis `start` to before `end` as an int64 tensor."""
-    import torch
-
-    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
 
 
 @register

@@ -27,6 +27,8 @@ class Pooling(Operator):
         """Hand the channels on."""
         assert node.inputs[0] is not None
         x_axes = scope.axes(node.inputs[0])
+        for spatial in x_axes[2:]:
+            scope.fix(spatial, f"a position under the window of {describe(node)}")
         for output in node.outputs:
             shape = scope.shape(output)
             scope.assign(output, [x_axes[0], x_axes[1], *(unlabelled(n) for n in shape[2:])])

@@ -141,7 +141,10 @@ def test_a_shuffle_is_followed():
 
 @pytest.mark.parametrize(
     ("op", "reason"),
-    [("Softmax", "computed over all of these channels"), ("Einsum", "no rule for this operator")],
+    [
+        ("Softmax", "computed over all of these channels"),
+        ("RandomUniformLike", "no rule for this operator"),
+    ],
 )
 def test_what_cannot_go_says_why(op, reason):
     b = Builder(0, 3, 6)
@@ -149,7 +152,7 @@ def test_what_cannot_go_says_why(op, reason):
     if op == "Softmax":
         b.value = b.node("Softmax", b.value, axis=1)
     else:
-        b.value = b.node("Einsum", b.value, equation="abcd->abcd")
+        b.value = b.node("RandomUniformLike", b.value)
     b.conv(4)
     b.head("pool")
     _, _, classes = classes_of(b.model())

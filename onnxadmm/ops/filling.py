@@ -1,0 +1,260 @@
+"""Tensors that are stretched, repeated, or made from sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import constant_of
+from onnxadmm.ops._attributes import integer
+from onnxadmm.ops._base import (
+    BuildScope,
+    CutScope,
+    LabelScope,
+    Operator,
+    describe,
+    fix_all,
+    register,
+    unlabelled,
+)
+from onnxadmm.ops.sizes import Size, couple, entries, known, target_sizes
+
+
+@register
+class Expand(Operator):
+    """Axes of size 1 stretched to a shape."""
+
+    op_type = "Expand"
+    versions = (8, 13)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Axes that aren't stretched keep their labels; stretched ones take those of a computed size."""
+        x, target = node.inputs[0], node.inputs[1]
+        assert x is not None
+        axes, shape = scope.axes(x), scope.shape(node.outputs[0])
+        padded = [unlabelled(1)] * (len(shape) - len(axes)) + list(axes)
+        found = None if constant_of(target) is not None else entries(target, scope)
+        first = len(shape) - len(found or ())
+        result = []
+        for a, size in enumerate(shape):
+            labels = padded[a] if len(padded[a]) == size else unlabelled(size)
+            entry = found[a - first] if found is not None and a >= first else None
+            if len(padded[a]) == 1 and isinstance(entry, Size):
+                other = scope.axes(entry.value)[entry.axis]
+                labels = other if len(other) == size else labels
+            elif isinstance(entry, int) and entry > 1 and not _rewritable(found):
+                scope.fix(labels, f"{describe(node)} computes its shape at run time")
+            result.append(labels)
+        scope.assign(node.outputs[0], result)
+        if constant_of(target) is None:
+            if found is None:
+                for labels in result:
+                    scope.fix(labels, f"{describe(node)} computes its shape at run time")
+            else:
+                couple(node, target, first, scope)
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Write 1, which keeps the input's size, for each axis that shrank."""
+        target, output = scope.constant(node.inputs[1]), node.outputs[0]
+        if target is None:
+            found = entries(node.inputs[1], scope)
+            if found is None or not _rewritable(found):
+                return
+            target = np.array(found, np.int64)
+        new = target.copy()
+        first = len(scope.shape(output)) - len(target)
+        for k in range(len(target)):
+            if scope.is_cut(output, first + k):
+                new[k] = 1
+        if not np.array_equal(new, target):
+            scope.replace_constant(node, 1, new)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's expand to the broadcast of both shapes."""
+        sizes: Any = target_sizes(node.inputs[1], scope)
+        sizes = scope.tensor(node.inputs[1]) if sizes is None else sizes
+        return scope.call(_expanded, scope.tensor(node.inputs[0]), sizes)
+
+
+def _rewritable(found: Sequence[Any] | None) -> bool:
+    """Whether a computed shape is all numbers, so that a constant may take its place."""
+    return found is not None and all(isinstance(e, int) for e in found)
+
+
+def _expanded(x: Any, sizes: Any) -> Any:
+    """Stretch `x` to the broadcast of its shape and `sizes`."""
+    import torch
+
+    target = sizes.tolist() if isinstance(sizes, torch.Tensor) else sizes
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(target)))
+
+
+@register
+class Tile(Operator):
+    """A tensor repeated along each axis."""
+
+    op_type = "Tile"
+    versions = (6, 13)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Repeat the labels; counts that are computed fix them."""
+        x = node.inputs[0]
+        assert x is not None
+        axes, shape = scope.axes(x), scope.shape(node.outputs[0])
+        counts = entries(node.inputs[1], scope)
+        result = []
+        for a, labels in enumerate(axes):
+            count = None if counts is None else counts[a]
+            if isinstance(count, int):
+                result.append(np.tile(labels, count))
+                continue
+            scope.fix(labels, f"{describe(node)} computes how often at run time")
+            result.append(unlabelled(shape[a]))
+        scope.assign(node.outputs[0], result)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's tile."""
+        counts: Any = target_sizes(node.inputs[1], scope)
+        counts = scope.tensor(node.inputs[1]) if counts is None else counts
+        return scope.call(_tiled, scope.tensor(node.inputs[0]), counts)
+
+
+def _tiled(x: Any, counts: Any) -> Any:
+    """Repeat `x` along each axis."""
+    import torch
+
+    return torch.tile(x, tuple(counts.tolist() if isinstance(counts, torch.Tensor) else counts))
+
+
+@register
+class ConstantOfShape(Operator):
+    """One value all over a shape."""
+
+    op_type = "ConstantOfShape"
+    versions = (9, 20, 21, 23, 24, 25)
+    attributes = frozenset({"value"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """An axis as long as another takes its labels: all of its elements are the same."""
+        shape = scope.shape(node.outputs[0])
+        found = entries(node.inputs[0], scope)
+        result = []
+        for a, size in enumerate(shape):
+            entry = None if found is None else found[a]
+            result.append(
+                scope.axes(entry.value)[entry.axis] if isinstance(entry, Size) else unlabelled(size)
+            )
+        scope.assign(node.outputs[0], result)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's full."""
+        import torch
+
+        fill = np.zeros(1, np.float32)
+        if "value" in node.attributes:
+            fill = np.array(node.attributes["value"].as_tensor().numpy())
+        kind = torch.from_numpy(fill).dtype
+        return scope.call(_filled, scope.tensor(node.inputs[0]), fill.reshape(()).item(), kind)
+
+
+def _filled(shape: Any, value: Any, kind: Any) -> Any:
+    """Return a tensor of one value on the device of its shape."""
+    import torch
+
+    return torch.full(tuple(shape.tolist()), value, dtype=kind, device=shape.device)
+
+
+@register
+class Range(Operator):
+    """Numbers from a start to before a limit."""
+
+    op_type = "Range"
+    versions = (11,)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Number the elements: they are positions, no channels."""
+        fix_all(node, scope, f"{describe(node)} counts them")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's arange."""
+        return scope.call(_counted, *(scope.tensor(v) for v in node.inputs))
+
+
+def _counted(start: Any, limit: Any, delta: Any) -> Any:
+    """Return the numbers as a tensor of the start's type on its device."""
+    import torch
+
+    return torch.arange(
+        start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device
+    )
+
+
+@register
+class EyeLike(Operator):
+    """Ones on a diagonal of a matrix of another one's shape."""
+
+    op_type = "EyeLike"
+    versions = (9, 22)
+    attributes = frozenset({"dtype", "k"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix both axes: the diagonal ties their positions."""
+        fix_all(node, scope, f"{describe(node)} lays a diagonal over these channels")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Compare the indices of the two axes."""
+        import torch
+
+        kind = None
+        if "dtype" in node.attributes:
+            wanted = ir.DataType(integer(node, "dtype", 1)).numpy()
+            kind = torch.from_numpy(np.zeros(1, wanted)).dtype
+        return scope.call(_eye, scope.tensor(node.inputs[0]), integer(node, "k", 0), kind)
+
+
+def _eye(x: Any, k: int, kind: Any) -> Any:
+    """Return ones where column - row = k."""
+    import torch
+
+    rows, columns = (torch.arange(n, device=x.device) for n in x.shape)
+    return (columns[None, :] - rows[:, None] == k).to(kind or x.dtype)
+
+
+@register
+class Trilu(Operator):
+    """The upper or lower triangle of matrices; the rest becomes zero."""
+
+    op_type = "Trilu"
+    versions = (14,)
+    attributes = frozenset({"upper"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix the matrices' axes: the diagonal ties their positions."""
+        assert node.inputs[0] is not None
+        axes = scope.axes(node.inputs[0])
+        for labels in axes[-2:]:
+            scope.fix(labels, f"{describe(node)} lays a diagonal over these channels")
+        scope.assign(node.outputs[0], axes)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's triu or tril.
+
+        Raises:
+            UnsupportedError: A diagonal that is computed.
+        """
+        import torch
+
+        second = node.inputs[1] if len(node.inputs) > 1 else None
+        diagonal = None if second is None else known(second, scope)
+        if second is not None and diagonal is None:
+            raise UnsupportedError(
+                f"{describe(node)}: a diagonal that is computed at run time can't be trained yet; compress "
+                "without training"
+            )
+        function = torch.triu if integer(node, "upper", 1) else torch.tril
+        k = 0 if diagonal is None else int(diagonal.reshape(()))
+        return scope.call(function, scope.tensor(node.inputs[0]), k)

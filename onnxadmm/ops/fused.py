@@ -1,0 +1,280 @@
+"""Operators of ONNX Runtime's own domain that fuse standard ones, as its optimizer writes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.ops._attributes import integer, number, text
+from onnxadmm.ops._base import (
+    BuildScope,
+    LabelScope,
+    Operator,
+    Shapes,
+    describe,
+    fix_all,
+    register,
+)
+from onnxadmm.ops.activation import Unary
+from onnxadmm.ops.convolution import Conv
+from onnxadmm.ops.elementwise import Elementwise, meet
+from onnxadmm.ops.linear import multiply_labels
+from onnxadmm.ops.sample_statistics import fix_statistics, layer_norm, rms_norm
+
+MICROSOFT = "com.microsoft"
+
+
+@register
+class Gelu(Unary):
+    """x · Φ(x)."""
+
+    domain, op_type, versions = MICROSOFT, "Gelu", (1,)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's gelu."""
+        import torch.nn.functional as F  # noqa: N812
+
+        return scope.call(F.gelu, scope.tensor(node.inputs[0]))
+
+
+@register
+class QuickGelu(Unary):
+    """x · sigmoid(alpha · x)."""
+
+    domain, op_type, versions = MICROSOFT, "QuickGelu", (1,)
+    attributes = frozenset({"alpha"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Compose it."""
+        import torch
+
+        x = scope.tensor(node.inputs[0])
+        scaled = scope.call(torch.mul, x, number(node, "alpha", 1.702))
+        return scope.call(torch.mul, x, scope.call(torch.sigmoid, scaled))
+
+
+class _BiasedGelu(Elementwise):
+    """Gelu of x plus an optional bias [C] over the last axis."""
+
+    domain, versions = MICROSOFT, (1,)
+    weight_ports = (1,)
+    approximate = "none"
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Add the bias and call torch's gelu."""
+        import torch
+        import torch.nn.functional as F  # noqa: N812
+
+        x = scope.tensor(node.inputs[0])
+        bias = scope.tensor(node.inputs[1]) if len(node.inputs) > 1 else None
+        total = x if bias is None else scope.call(torch.add, x, bias)
+        return scope.call(F.gelu, total, approximate=self.approximate)
+
+
+@register
+class BiasGelu(_BiasedGelu):
+    """Gelu of a sum."""
+
+    op_type = "BiasGelu"
+
+
+@register
+class FastGelu(_BiasedGelu):
+    """Gelu by tanh."""
+
+    op_type, approximate = "FastGelu", "tanh"
+
+
+def _activation(kind: str, given: list[float]) -> tuple[Callable[..., Any], tuple[float, ...]]:
+    """Return the function that FusedConv's attributes name, and its arguments after x.
+
+    Raises:
+        KeyError: Another activation, or another number of parameters.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    functions: dict[tuple[str, int], Callable[..., Any]] = {
+        ("Relu", 0): torch.relu,
+        ("Tanh", 0): torch.tanh,
+        ("Sigmoid", 0): torch.sigmoid,
+        ("LeakyRelu", 1): F.leaky_relu,
+        ("Clip", 2): torch.clamp,
+        ("HardSigmoid", 2): _hard_sigmoid,
+    }
+    return functions[kind, len(given)], tuple(given)
+
+
+def _hard_sigmoid(x: Any, alpha: float, beta: float) -> Any:
+    return (x * alpha + beta).clamp(0, 1)
+
+
+@register
+class FusedConv(Conv):
+    """activation(Conv(x, weight, bias) + z)."""
+
+    domain, op_type, versions = MICROSOFT, "FusedConv", (1,)
+    attributes = Conv.attributes | {"activation", "activation_params"}
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Do what Conv does; what is added meets the result."""
+        super().labels(node, scope)
+        addend = _input(node, 3)
+        if addend is not None:
+            result, shape = scope.axes(node.outputs[0]), scope.shape(node.outputs[0])
+            met = meet(scope, [result, scope.axes(addend)], shape, f"meets {describe(node)}")
+            scope.assign(node.outputs[0], met)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call the convolution, the sum and the activation."""
+        import torch
+
+        result = super().build(node, scope)
+        addend = scope.tensor(_input(node, 3))
+        result = result if addend is None else scope.call(torch.add, result, addend)
+        kind = text(node, "activation", "")
+        if not kind:
+            return result
+        parameters = node.attributes.get("activation_params")
+        given = list(parameters.as_floats()) if parameters is not None else []
+        try:
+            function, arguments = _activation(kind, given)
+        except KeyError:
+            raise UnsupportedError(
+                f"{describe(node)}: activation {kind!r} with {len(given)} parameters can't be trained yet; "
+                "compress without training"
+            ) from None
+        return scope.call(function, result, *arguments)
+
+
+@register
+class FusedMatMul(Operator):
+    """alpha · A' B', either with its last two axes swapped."""
+
+    domain, op_type, versions = MICROSOFT, "FusedMatMul", (1,)
+    attributes = frozenset({"alpha", "transA", "transB", "transBatchA", "transBatchB"})
+    weight_ports = (0, 1)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Do what MatMul does with the axes in their order."""
+        if self._swaps_batches(node):
+            fix_all(node, scope, f"{describe(node)}: no rule for swapped batches")
+            return
+        operands = []
+        for port, name in enumerate(("transA", "transB")):
+            value = node.inputs[port]
+            assert value is not None
+            axes = list(scope.axes(value))
+            if integer(node, name, 0) and len(axes) > 1:
+                axes[-2:] = axes[:-3:-1]
+            operands.append(axes)
+        multiply_labels(node, scope, *operands)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's matmul.
+
+        Raises:
+            UnsupportedError: Batches swapped with rows.
+        """
+        import torch
+
+        if self._swaps_batches(node):
+            raise UnsupportedError(
+                f"{describe(node)}: swapped batches can't be trained yet; compress without training"
+            )
+        operands = []
+        for port, name in enumerate(("transA", "transB")):
+            value = node.inputs[port]
+            assert value is not None
+            x = scope.tensor(value)
+            swap = integer(node, name, 0) and scope.rank(value) > 1
+            operands.append(scope.call(torch.transpose, x, -2, -1) if swap else x)
+        product = scope.call(torch.matmul, *operands)
+        alpha = number(node, "alpha", 1.0)
+        return product if alpha == 1.0 else scope.call(torch.mul, product, alpha)
+
+    def macs(self, node: ir.Node, shapes: Shapes) -> int:
+        """Output elements times the contracted length."""
+        assert node.inputs[0] is not None
+        a = shapes[node.inputs[0].name or ""]
+        inner = a[-2] if integer(node, "transA", 0) and len(a) > 1 else a[-1]
+        return math.prod(shapes[node.outputs[0].name or ""]) * inner
+
+    def _swaps_batches(self, node: ir.Node) -> bool:
+        return bool(integer(node, "transBatchA", 0) or integer(node, "transBatchB", 0))
+
+
+class _Skip(Operator):
+    """The normalisation of x + skip + bias over the last axis; the fourth output is the sum."""
+
+    domain, versions = MICROSOFT, (1,)
+    attributes = frozenset({"epsilon"})
+    bias_port: int
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """What is added meets; fix the last axis."""
+        x = node.inputs[0]
+        assert x is not None
+        added = [scope.axes(v) for v in (x, node.inputs[1], _input(node, self.bias_port)) if v]
+        factors = [scope.axes(v) for v in node.inputs[2 : self.bias_port] if v is not None]
+        axes = meet(scope, [*added, *factors], scope.shape(x), f"meets {describe(node)}")
+        fix_statistics(node, scope, axes[-1:])
+        scope.assign(node.outputs[0], axes)
+        for output in node.outputs[1:]:
+            if output.name:
+                # Mean and deviation have one index on the last axis, the sum has them all.
+                size = scope.shape(output)[-1]
+                scope.assign(output, [*axes[:-1], axes[-1][:size]])
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Add, then normalise; the statistics aren't computed."""
+        import torch
+
+        total = scope.call(torch.add, scope.tensor(node.inputs[0]), scope.tensor(node.inputs[1]))
+        bias = scope.tensor(_input(node, self.bias_port))
+        total = total if bias is None else scope.call(torch.add, total, bias)
+        result = self.normalise(node, scope, total)
+        return result if len(node.outputs) <= _SUM else (result, None, None, total)
+
+    def normalise(self, node: ir.Node, scope: BuildScope, total: Any) -> Any:
+        """Return the normalised sum."""
+        raise NotImplementedError
+
+
+_SUM = 3
+
+
+@register
+class SkipLayerNormalization(_Skip):
+    """LayerNormalization of a residual."""
+
+    op_type = "SkipLayerNormalization"
+    weight_ports = (2, 3, 4)
+    bias_port = 4
+
+    def normalise(self, node: ir.Node, scope: BuildScope, total: Any) -> Any:
+        """Call the function of LayerNormalization."""
+        scale, bias = scope.tensor(node.inputs[2]), scope.tensor(_input(node, 3))
+        return scope.call(layer_norm, total, scale, bias, -1, number(node, "epsilon", 1e-12))
+
+
+@register
+class SkipSimplifiedLayerNormalization(_Skip):
+    """RMSNormalization of a residual."""
+
+    op_type = "SkipSimplifiedLayerNormalization"
+    weight_ports = (2, 3)
+    bias_port = 3
+
+    def normalise(self, node: ir.Node, scope: BuildScope, total: Any) -> Any:
+        """Call the function of RMSNormalization."""
+        scale, epsilon = scope.tensor(node.inputs[2]), number(node, "epsilon", 1e-12)
+        return scope.call(rms_norm, total, scale, -1, epsilon)
+
+
+def _input(node: ir.Node, port: int) -> ir.Value | None:
+    return node.inputs[port] if port < len(node.inputs) else None

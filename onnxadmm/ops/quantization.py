@@ -1,0 +1,180 @@
+"""Quantizing and dequantizing: trained through as if rounding had the gradient of the identity.
+
+In the torch graph a quantized tensor holds its integers as floats. Its only readers with a builder are
+DequantizeLinear and operators that move data. See "Estimating or Propagating Gradients Through Stochastic
+Neurons" (Bengio et al., 2013) for the straight-through gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import constant_of
+from onnxadmm.ops._attributes import integer
+from onnxadmm.ops._base import (
+    BuildScope,
+    CutScope,
+    LabelScope,
+    Operator,
+    describe,
+    fix_all,
+    normal_axis,
+    register,
+)
+
+_LEVELS = {
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT16: (0, 65535),
+    ir.DataType.INT16: (-32768, 32767),
+}
+_ZERO_POINT = 2
+
+
+class Linear(Operator):
+    """x and q = x / scale + zero point, by tensor, or by index of one axis."""
+
+    versions = (10, 13, 19, 21, 23, 24, 25)
+    attributes = frozenset({"axis", "block_size", "output_dtype", "saturate"})
+    statistics_ports = (1,)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Hand the labels on; a scale for each channel goes with its channel."""
+        x, scale = node.inputs[0], node.inputs[1]
+        assert x is not None
+        assert scale is not None
+        axes, scales = scope.axes(x), scope.axes(scale)
+        if len(scales) > 1 or integer(node, "block_size", 0):
+            fix_all(node, scope, f"{describe(node)}: blocks of channels share a scale")
+            return
+        if scales and len(scales[0]) > 1:
+            channels = axes[normal_axis(integer(node, "axis", 1), len(axes))]
+            reason = f"meets {describe(node)}"
+            if scope.constant(x) is not None:
+                reason = f"{describe(node)}: weights that are integers already can't be cut yet"
+            scope.unite(channels, scales[0], reason)
+            zero = _zero_point(node)
+            # Zero points are integers, which carry no labels: only constants are cut (see resize).
+            if zero is not None and constant_of(zero) is None:
+                scope.fix(channels, f"{describe(node)}: zero points are computed at run time")
+        scope.assign(node.outputs[0], axes)
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Cut the zero points like their scales."""
+        scale, zero = node.inputs[1], _zero_point(node)
+        assert scale is not None
+        content = scope.constant(zero)
+        vectors = content is not None and content.ndim == 1 and len(scope.shape(scale)) == 1
+        if content is not None and vectors and scope.is_cut(scale, 0):
+            scope.replace_constant(node, _ZERO_POINT, content[scope.alive(scale, 0)])
+
+    def _refuse(self, node: ir.Node, kind: ir.DataType | None, known: set[ir.DataType]) -> None:
+        """Refuse blocks, and element types without plain levels."""
+        refused = {
+            "a scale for each block": bool(integer(node, "block_size", 0)),
+            f"element type {kind.name if kind is not None else 'unknown'}": kind not in known,
+        }
+        for what, there in refused.items():
+            if there:
+                raise UnsupportedError(
+                    f"{describe(node)}: {what} can't be trained yet; compress without training"
+                )
+
+
+def _zero_point(node: ir.Node) -> ir.Value | None:
+    return node.inputs[_ZERO_POINT] if len(node.inputs) > _ZERO_POINT else None
+
+
+@register
+class QuantizeLinear(Linear):
+    """The nearest level: clip(round(x / scale) + zero point)."""
+
+    op_type = "QuantizeLinear"
+    weight_ports = (0,)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call the rounding of this file."""
+        zero = _zero_point(node)
+        named = integer(node, "output_dtype", 0)
+        kind = ir.DataType(named) if named else ir.DataType.UINT8
+        if zero is not None:
+            kind = zero.dtype or node.outputs[0].dtype or kind
+        self._refuse(node, kind, set(_LEVELS))
+        x, scale, shift = (scope.tensor(v) for v in (node.inputs[0], node.inputs[1], zero))
+        return scope.call(quantize, x, scale, shift, integer(node, "axis", 1), _LEVELS[kind])
+
+
+@register
+class DequantizeLinear(Linear):
+    """(q - zero point) · scale."""
+
+    op_type = "DequantizeLinear"
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call the product of this file."""
+        x, zero = node.inputs[0], _zero_point(node)
+        assert x is not None
+        kind = x.dtype or (zero.dtype if zero is not None else ir.DataType.UINT8)
+        self._refuse(node, kind, {*_LEVELS, ir.DataType.INT32})
+        data, scale, shift = (scope.tensor(v) for v in (x, node.inputs[1], zero))
+        return scope.call(dequantize, data, scale, shift, integer(node, "axis", 1))
+
+
+def quantize(x: Any, scale: Any, zero: Any, axis: int, bounds: tuple[int, int]) -> Any:
+    """Return the levels of `x` as floats, with the gradient of x / scale."""
+    import torch
+
+    exact = x / _along(scale, x, axis)
+    shift = 0.0 if zero is None else _along(zero.to(exact.dtype), x, axis)
+    levels = torch.clamp(torch.round(exact) + shift, *bounds)
+    # The difference is zero, and brings the gradient: the levels stay exact.
+    return levels.detach() + (exact - exact.detach())
+
+
+def dequantize(q: Any, scale: Any, zero: Any, axis: int) -> Any:
+    """Return the values of levels."""
+    levels = q.to(scale.dtype)
+    if zero is not None:
+        levels = levels - _along(zero.to(scale.dtype), q, axis)
+    return levels * _along(scale, q, axis)
+
+
+def _along(parameter: Any, x: Any, axis: int) -> Any:
+    """Lay a vector along an axis of `x`; a single number meets all of it."""
+    if parameter.numel() == 1:
+        return parameter.reshape(())
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
+@register
+class DynamicQuantizeLinear(Operator):
+    """uint8 levels over the range of the values that are there, with their scale and zero point."""
+
+    op_type = "DynamicQuantizeLinear"
+    versions = (11,)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix everything: the range may come from any channel."""
+        fix_all(node, scope, f"{describe(node)} takes its range from all of these channels")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call the rounding of this file."""
+        import operator
+
+        result = scope.call(quantize_range, scope.tensor(node.inputs[0]))
+        return tuple(scope.call(operator.getitem, result, i) for i in range(len(node.outputs)))
+
+
+def quantize_range(x: Any) -> tuple[Any, Any, Any]:
+    """Return levels, scale and zero point; the range always holds 0."""
+    import torch
+
+    low, high = (v.detach().clamp(*c) for v, c in ((x.min(), (None, 0)), (x.max(), (0, None))))
+    scale = torch.where(high > low, (high - low) / 255, torch.ones_like(low))
+    zero = torch.clamp(torch.round(-low / scale), 0, 255)
+    return quantize(x, scale, zero, 0, (0, 255)), scale, zero

@@ -1,0 +1,291 @@
+"""Normalisations by statistics of the sample itself: over its positions, its channels or both."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.ops._attributes import integer, integers, number
+from onnxadmm.ops._base import (
+    BuildScope,
+    LabelScope,
+    Operator,
+    describe,
+    fix_all,
+    normal_axis,
+    register,
+    unlabelled,
+)
+from onnxadmm.ops.elementwise import meet
+
+
+def fix_statistics(node: ir.Node, scope: LabelScope, labels: Iterable[Any]) -> None:
+    """Fix axes that a statistic is taken over: without some channels it would be another number."""
+    for axis in labels:
+        scope.fix(
+            axis,
+            f"{describe(node)} is computed over all of these channels, and taking it over fewer isn't "
+            "possible yet",
+        )
+
+
+class Normalisation(Operator):
+    """x, brought to a common scale by statistics over some axes, times a scale, plus a bias."""
+
+    @abstractmethod
+    def over(self, node: ir.Node, rank: int) -> Sequence[int]:
+        """Return the axes that the statistics are taken over."""
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix the axes of the statistics; hand the others on."""
+        x = node.inputs[0]
+        assert x is not None
+        axes = scope.axes(x)
+        over = self.over(node, len(axes))
+        parameters = [scope.axes(v) for v in node.inputs[1:] if v is not None]
+        met = meet(scope, [axes, *parameters], scope.shape(x), f"meets {describe(node)}")
+        fix_statistics(node, scope, (met[a] for a in over))
+        scope.assign(node.outputs[0], met)
+        for statistic in node.outputs[1:]:
+            scope.assign(statistic, [unlabelled(1) if a in over else v for a, v in enumerate(met)])
+
+
+def require_float_statistics(node: ir.Node) -> None:
+    """Refuse statistics in another precision than float32, which torch computes them in.
+
+    Raises:
+        UnsupportedError: `stash_type` isn't float.
+    """
+    if integer(node, "stash_type", ir.DataType.FLOAT) != ir.DataType.FLOAT:
+        raise UnsupportedError(
+            f"{describe(node)}: stash_type other than float can't be trained yet; compress without training"
+        )
+
+
+class FromAxis(Normalisation):
+    """Over all axes from `axis` on."""
+
+    attributes = frozenset({"axis", "epsilon", "stash_type"})
+
+    def over(self, node: ir.Node, rank: int) -> Sequence[int]:
+        """Return the trailing axes."""
+        return range(normal_axis(integer(node, "axis", -1), rank), rank)
+
+
+@register
+class LayerNormalization(FromAxis):
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias."""
+
+    op_type = "LayerNormalization"
+    versions = (17,)
+    weight_ports = (1, 2)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's layer_norm."""
+        require_float_statistics(node)
+        x = node.inputs[0]
+        assert x is not None
+        axis = self.over(node, scope.rank(x))[0]
+        bias = scope.tensor(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
+        scale, epsilon = scope.tensor(node.inputs[1]), number(node, "epsilon", 1e-5)
+        return scope.call(layer_norm, scope.tensor(x), scale, bias, axis, epsilon)
+
+
+def layer_norm(x: Any, scale: Any, bias: Any, axis: int, epsilon: float) -> Any:
+    """Normalise over the axes from `axis` on; scale and bias may be broadcast to them."""
+    import torch.nn.functional as F  # noqa: N812
+
+    shape = x.shape[axis:]
+    if scale.shape == shape and (bias is None or bias.shape == shape):
+        return F.layer_norm(x, shape, scale, bias, epsilon)
+    result = F.layer_norm(x, shape, None, None, epsilon) * scale
+    return result if bias is None else result + bias
+
+
+@register
+class RMSNormalization(FromAxis):
+    """x / sqrt(mean(x²) + epsilon) · scale."""
+
+    op_type = "RMSNormalization"
+    versions = (23,)
+    weight_ports = (1,)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Compose it."""
+        require_float_statistics(node)
+        x = node.inputs[0]
+        assert x is not None
+        axis = self.over(node, scope.rank(x))[0]
+        scale, epsilon = scope.tensor(node.inputs[1]), number(node, "epsilon", 1e-5)
+        return scope.call(rms_norm, scope.tensor(x), scale, axis, epsilon)
+
+
+def rms_norm(x: Any, scale: Any, axis: int, epsilon: float) -> Any:
+    """Divide by the root mean square over the axes from `axis` on."""
+    import torch
+
+    square = x.square().mean(dim=tuple(range(axis % x.ndim, x.ndim)), keepdim=True)
+    return x * torch.rsqrt(square + epsilon) * scale
+
+
+@register
+class LpNormalization(Normalisation):
+    """x / ‖x‖ over one axis, with the sum of magnitudes or the Euclidean norm."""
+
+    op_type = "LpNormalization"
+    versions = (1, 22)
+    attributes = frozenset({"axis", "p"})
+
+    def over(self, node: ir.Node, rank: int) -> Sequence[int]:
+        """Return the one axis."""
+        return [normal_axis(integer(node, "axis", -1), rank)]
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's normalize, which also leaves zeros as they are."""
+        import torch.nn.functional as F  # noqa: N812
+
+        x, axis = scope.tensor(node.inputs[0]), integer(node, "axis", -1)
+        return scope.call(F.normalize, x, p=float(integer(node, "p", 2)), dim=axis)
+
+
+@register
+class MeanVarianceNormalization(Normalisation):
+    """(x - mean) / (deviation + 1e-9) over any axes."""
+
+    op_type = "MeanVarianceNormalization"
+    versions = (9, 13)
+    attributes = frozenset({"axes"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix everything: ONNX Runtime makes a masked, constant channel not-a-number by rounding."""
+        fix_all(node, scope, f"{describe(node)}: a channel that is constant has no deviation")
+
+    def over(self, node: ir.Node, rank: int) -> Sequence[int]:
+        """Return the axes; by default all but the channels."""
+        return sorted(normal_axis(a, rank) for a in integers(node, "axes", (0, 2, 3)))
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Compose it."""
+        x = node.inputs[0]
+        assert x is not None
+        return scope.call(_standardise, scope.tensor(x), tuple(self.over(node, scope.rank(x))))
+
+
+def _standardise(x: Any, axes: tuple[int, ...]) -> Any:
+    """Take the mean off and divide by the deviation."""
+    centred = x - x.mean(dim=axes, keepdim=True)
+    variance = centred.square().mean(dim=axes, keepdim=True)
+    # The root of zero has no gradient: a constant x must not turn the weights into not-a-number.
+    return centred / (variance.clamp_min(1e-18).sqrt() + 1e-9)
+
+
+@register
+class LRN(Normalisation):
+    """x / (bias + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels."""
+
+    op_type = "LRN"
+    versions = (1, 13)
+    attributes = frozenset({"alpha", "beta", "bias", "size"})
+
+    def over(self, node: ir.Node, rank: int) -> Sequence[int]:
+        """Return the channels: each one reads its neighbours."""
+        del node, rank
+        return [1]
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's local_response_norm.
+
+        Raises:
+            UnsupportedError: An even size, whose window torch lays the other way.
+        """
+        import torch.nn.functional as F  # noqa: N812
+
+        size = integer(node, "size", 1)
+        if size % 2 == 0:
+            raise UnsupportedError(
+                f"{describe(node)}: the even size {size} can't be trained yet; compress without training"
+            )
+        return scope.call(
+            F.local_response_norm,
+            scope.tensor(node.inputs[0]),
+            size,
+            alpha=number(node, "alpha", 1e-4),
+            beta=number(node, "beta", 0.75),
+            k=number(node, "bias", 1.0),
+        )
+
+
+@register
+class GroupNormalization(Operator):
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias, by groups of channels.
+
+    The standard withdrew version 18, whose scale and bias belong to groups: the checker refuses it.
+    """
+
+    op_type = "GroupNormalization"
+    versions = (21,)
+    attributes = frozenset({"epsilon", "num_groups", "stash_type"})
+    weight_ports = (1, 2)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix the channels of a group and the positions; hand the samples on."""
+        x = node.inputs[0]
+        assert x is not None
+        axes = scope.axes(x)
+        fix_statistics(node, scope, axes[1:])
+        for value in node.inputs[1:]:
+            assert value is not None
+            scope.unite(axes[1], scope.axes(value)[0], f"meets {describe(node)}")
+        scope.assign(node.outputs[0], axes)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch.group_norm: the one of torch.nn refuses a group of one element."""
+        import torch
+
+        require_float_statistics(node)
+        x, scale, bias = (scope.tensor(v) for v in node.inputs[:3])
+        groups, epsilon = integer(node, "num_groups", 1), number(node, "epsilon", 1e-5)
+        return scope.call(torch.group_norm, x, groups, scale, bias, epsilon)
+
+
+@register
+class InstanceNormalization(Operator):
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias, by channel of each sample."""
+
+    op_type = "InstanceNormalization"
+    versions = (6, 22)
+    attributes = frozenset({"epsilon"})
+    weight_ports = (1, 2)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Scale and bias go with their channel, whose statistics are its own; fix the positions."""
+        x = node.inputs[0]
+        assert x is not None
+        axes = scope.axes(x)
+        for value in node.inputs[1:]:
+            assert value is not None
+            scope.unite(axes[1], scope.axes(value)[0], f"meets {describe(node)}")
+        fix_statistics(node, scope, axes[2:])
+        scope.assign(node.outputs[0], axes)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch.instance_norm: the one of torch.nn refuses a channel of one position."""
+        import torch
+
+        x, scale, bias = (scope.tensor(v) for v in node.inputs[:3])
+        return scope.call(
+            torch.instance_norm,
+            x,
+            scale,
+            bias,
+            None,
+            None,
+            use_input_stats=True,
+            momentum=0.0,
+            eps=number(node, "epsilon", 1e-5),
+            cudnn_enabled=True,
+        )

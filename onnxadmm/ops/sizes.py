@@ -1,0 +1,402 @@
+"""Sizes that a graph computes: which element of a shape tensor is which axis of which tensor.
+
+Exporters write `x.view(x.size(0), -1)` as Shape, Gather, Concat, Reshape. Following that arithmetic
+backwards tells what a computed shape will be after channels went; following it forwards tells whether the
+number of channels is used for anything but a shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.graph import constant_of
+from onnxadmm.ops._attributes import integer
+from onnxadmm.ops._base import (
+    BuildScope,
+    Labels,
+    LabelScope,
+    Operator,
+    describe,
+    fix_all,
+    normal_axis,
+    register,
+    unlabelled,
+)
+
+# Longer integer tensors aren't shapes; deeper arithmetic isn't followed.
+_MAX_ENTRIES = 64
+_MAX_DEPTH = 64
+_MAX_SEEN = 1000
+_WHOLE = (ir.DataType.INT32.value, ir.DataType.INT64.value)
+
+# Where a size may end: these operators' own rules couple the labels of an axis with its size's.
+_TARGETS = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of one axis of a tensor."""
+
+    value: ir.Value
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A number known only at run time, and the sizes that it depends on."""
+
+    sizes: frozenset[Size] = frozenset()
+
+
+Entry = int | Size | Unknown
+
+
+class _Shapes(Protocol):
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """Return the concrete shape of the value."""
+
+
+def entries(value: ir.Value | None, scope: _Shapes) -> list[Entry] | None:
+    """Return what each element of an integer tensor of rank 0 or 1 is, or None where that isn't known."""
+    return None if value is None else _Reader(scope).entries(value)
+
+
+def known(value: ir.Value | None, scope: _Shapes) -> np.ndarray[Any, Any] | None:
+    """Return the integers of a tensor [n] or [] that no input can change, or None.
+
+    Beyond what the graph holds this computes short integer arithmetic on it.
+    """
+    held = constant_of(value)
+    if held is not None:
+        return held if held.dtype.kind in "iu" else None
+    found = entries(value, scope)
+    if value is None or found is None or not all(isinstance(e, int) for e in found):
+        return None
+    return np.array(found, np.int64).reshape(scope.shape(value))
+
+
+def target_sizes(value: ir.Value | None, scope: BuildScope) -> tuple[Any, ...] | None:
+    """Return a computed shape as Python numbers in the torch graph, or None where it takes a tensor."""
+    import torch
+
+    found = entries(value, scope)
+    if found is None or any(isinstance(e, Unknown) for e in found):
+        return None
+    return tuple(
+        scope.call(torch.Tensor.size, scope.tensor(e.value), e.axis) if isinstance(e, Size) else e
+        for e in found
+    )
+
+
+def settled(value: ir.Value | None, scope: LabelScope) -> np.ndarray[Any, Any] | None:
+    """Return the content of a tensor that is the same in every run, however it is computed.
+
+    Unlike `scope.constant` this tells what the probe merely saw once from what can't change.
+    """
+    held = constant_of(value)
+    if held is not None or value is None:
+        return held
+    waiting, seen = [value], {value}
+    while waiting:
+        node = waiting.pop().producer()
+        if (
+            node is None
+            or len(seen) > _MAX_SEEN
+            or node.op_type.startswith(("Random", "Multinomial", "Bernoulli"))
+        ):
+            return None
+        fresh = {v for v in node.inputs if v is not None and constant_of(v) is None} - seen
+        seen |= fresh
+        waiting.extend(fresh)
+    return scope.constant(value)
+
+
+class _Reader:
+    """Reads integer tensors element by element, each value once."""
+
+    def __init__(self, scope: _Shapes) -> None:
+        self._scope = scope
+        self._memo: dict[ir.Value, list[Entry] | None] = {}
+        self._depth = 0
+
+    def entries(self, value: ir.Value) -> list[Entry] | None:
+        if value not in self._memo:
+            self._depth += 1
+            self._memo[value] = self._read(value) if self._depth <= _MAX_DEPTH else None
+            self._depth -= 1
+        return self._memo[value]
+
+    def shapes_only(self, value: ir.Value, size: Size) -> bool:
+        """Whether the size, which `value` holds, ends in shapes alone and unchanged."""
+        waiting, seen = [value], {value}
+        while waiting:
+            held = waiting.pop()
+            found = self.entries(held)
+            if found is None or held.is_graph_output():
+                return False
+            if any(isinstance(e, Unknown) and size in e.sizes for e in found):
+                return False
+            if size not in found:
+                continue
+            for node, port in held.uses():
+                if node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
+                    return False
+                if (node.op_type, port) in _TARGETS:
+                    # The rule there must see what this walk sees, or it couples nothing.
+                    if entries(held, self._scope) is None:
+                        return False
+                    continue
+                if node.op_type not in _RULES or node.op_type == "Shape":
+                    return False
+                fresh = set(node.outputs) - seen
+                seen |= fresh
+                waiting.extend(fresh)
+        return True
+
+    def _read(self, value: ir.Value) -> list[Entry] | None:
+        held = constant_of(value)
+        if held is not None:
+            small = held.dtype.kind in "iub" and held.ndim <= 1 and held.size <= _MAX_ENTRIES
+            return [int(n) for n in held.reshape(-1)] if small else None
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _RULES:
+            return None
+        if len(self._scope.shape(value)) > 1:
+            return None
+        found = _RULES[node.op_type](self, node)
+        return found if found is not None and len(found) <= _MAX_ENTRIES else None
+
+    # --- one rule an operator
+
+    def _shape(self, node: ir.Node) -> list[Entry] | None:
+        x = node.inputs[0]
+        assert x is not None
+        return [Size(x, a) for a in read_axes(node, len(self._scope.shape(x)))]
+
+    def _same(self, node: ir.Node) -> list[Entry] | None:
+        assert node.inputs[0] is not None
+        if node.op_type == "Cast" and integer(node, "to", 0) not in _WHOLE:
+            return None
+        return self.entries(node.inputs[0])
+
+    def _picked(self, node: ir.Node) -> list[Entry] | None:
+        data, indices = (self._operand(node, k) for k in (0, 1))
+        if data is None or indices is None:
+            return None
+        if not all(isinstance(i, int) and -len(data) <= i < len(data) for i in indices):
+            return None
+        return [data[i] for i in indices if isinstance(i, int)]
+
+    def _sliced(self, node: ir.Node) -> list[Entry] | None:
+        data = self._operand(node, 0)
+        if "starts" in node.attributes:
+            bounds: list[Any] = [node.attributes[n].as_ints() for n in ("starts", "ends")]
+        else:
+            bounds = [self._operand(node, k) for k in (1, 2)]
+        step = self._operand(node, 4) if len(node.inputs) > 4 and node.inputs[4] else [1]  # noqa: PLR2004
+        if data is None or step is None or None in bounds or any(len(b) != 1 for b in bounds):
+            return None
+        first, last, stride = bounds[0][0], bounds[1][0], step[0]
+        if not (isinstance(first, int) and isinstance(last, int) and isinstance(stride, int)):
+            return None
+        chosen = sliced_indices(len(data), first, last, stride)
+        return [data[i] for i in chosen.tolist()]
+
+    def _joined(self, node: ir.Node) -> list[Entry] | None:
+        result: list[Entry] = []
+        for k in range(len(node.inputs)):
+            part = self._operand(node, k)
+            if part is None or len(result) > _MAX_ENTRIES:
+                return None
+            result += part
+        return result
+
+    def _combined(self, node: ir.Node) -> list[Entry] | None:
+        a, b = (self._operand(node, k) for k in (0, 1))
+        if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
+            return None
+        n = max(len(a), len(b)) if a and b else 0
+        a, b = (x * n if len(x) == 1 else x for x in (a, b))
+        return [_combine(node.op_type, x, y) for x, y in zip(a, b, strict=True)]
+
+    def _chosen(self, node: ir.Node) -> list[Entry] | None:
+        operands = [self._operand(node, k) for k in (0, 1, 2)]
+        n = max((len(o) for o in operands if o is not None), default=0)
+        rows = [o * n if o is not None and len(o) == 1 else o for o in operands]
+        if any(row is None or len(row) != n for row in rows):
+            return None
+        condition, yes, no = (row or [] for row in rows)
+        return [
+            (y if c else z) if isinstance(c, int) else _unknown(c, y, z)
+            for c, y, z in zip(condition, yes, no, strict=True)
+        ]
+
+    def _filled(self, node: ir.Node) -> list[Entry] | None:
+        counts = self._operand(node, 0)
+        fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else None
+        if counts is None or len(counts) != 1 or fill is None or fill.dtype.kind not in "iub":
+            return None
+        count = counts[0]
+        whole = isinstance(count, int) and count <= _MAX_ENTRIES
+        return [int(fill.reshape(-1)[0])] * count if isinstance(count, int) and whole else None
+
+    def _operand(self, node: ir.Node, port: int) -> list[Entry] | None:
+        value = node.inputs[port]
+        return None if value is None else self.entries(value)
+
+
+def _unknown(*parts: Entry) -> Unknown:
+    sizes: set[Size] = set()
+    for part in parts:
+        if isinstance(part, Size):
+            sizes.add(part)
+        elif isinstance(part, Unknown):
+            sizes |= part.sizes
+    return Unknown(frozenset(sizes))
+
+
+def _combine(op_type: str, x: Entry, y: Entry) -> Entry:
+    """Compute two elements, where they are numbers or the one doesn't matter."""
+    if isinstance(x, int) and isinstance(y, int):
+        if op_type == "Div":
+            # The standard leaves the sign of a rounded quotient open; sizes have none.
+            return x // y if y > 0 and x >= 0 else Unknown()
+        results = {"Add": x + y, "Sub": x - y, "Mul": x * y, "Equal": int(x == y)}
+        return results[op_type]
+    if op_type in ("Mul", "Div") and y == 1:
+        return x
+    if op_type == "Mul" and x == 1:
+        return y
+    negative = any(isinstance(e, int) and e < 0 for e in (x, y))
+    if op_type == "Equal" and negative and any(isinstance(e, Size) for e in (x, y)):
+        return 0
+    return _unknown(x, y)
+
+
+_RULES: dict[str, Callable[[_Reader, ir.Node], list[Entry] | None]] = {
+    "Shape": _Reader._shape,  # noqa: SLF001  (the table of the class's own rules)
+    "Gather": _Reader._picked,  # noqa: SLF001
+    "Slice": _Reader._sliced,  # noqa: SLF001
+    "Concat": _Reader._joined,  # noqa: SLF001
+    "Where": _Reader._chosen,  # noqa: SLF001
+    "ConstantOfShape": _Reader._filled,  # noqa: SLF001
+    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), _Reader._same),  # noqa: SLF001
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal"), _Reader._combined),  # noqa: SLF001
+}
+
+
+def sliced_indices(
+    size: int, start: int, end: int, step: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the indices that a Slice takes from an axis: Python's own clamping."""
+    return np.arange(size, dtype=np.int64)[start:end:step]
+
+
+def read_axes(node: ir.Node, rank: int) -> range:
+    """Return the axes whose sizes a Shape node returns."""
+    start = integer(node, "start", 0)
+    end = node.attributes["end"].as_int() if "end" in node.attributes else None
+    return range(rank)[start:end]
+
+
+@register
+class Shape(Operator):
+    """The sizes of a tensor."""
+
+    op_type = "Shape"
+    versions = (1, 13, 15, 19, 21, 23, 24, 25)
+    attributes = frozenset({"start", "end"})
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix the channels whose number is used for anything but a shape."""
+        x = node.inputs[0]
+        assert x is not None
+        reader = _Reader(scope)
+        axes = scope.axes(x)
+        for a in read_axes(node, len(axes)):
+            if axes[a].any() and not reader.shapes_only(node.outputs[0], Size(x, a)):
+                scope.fix(axes[a], f"{describe(node)} reads their number at run time")
+        scope.assign(node.outputs[0], [unlabelled(n) for n in scope.shape(node.outputs[0])])
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Return the sizes as an int64 tensor, on the device of the data as all constants are."""
+        start = integer(node, "start", 0)
+        end = node.attributes["end"].as_int() if "end" in node.attributes else None
+        return scope.call(_sizes, scope.tensor(node.inputs[0]), start, end)
+
+
+def _sizes(x: Any, start: int, end: int | None) -> Any:
+    """Return the sizes of `x` from axis `start` to before `end` as an int64 tensor."""
+    import torch
+
+    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64, device=x.device)
+
+
+@register
+class SizeOf(Operator):
+    """The number of elements."""
+
+    op_type = "Size"
+    versions = (1, 13, 19, 21, 23, 24, 25)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix all: the product of the sizes isn't followed."""
+        fix_all(node, scope, f"{describe(node)} reads their number at run time")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Return the count as an int64 tensor []."""
+        return scope.call(_count, scope.tensor(node.inputs[0]))
+
+
+def _count(x: Any) -> Any:
+    """Return the number of elements of `x` as an int64 tensor."""
+    import torch
+
+    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
+
+
+def couple(node: ir.Node, target: ir.Value | None, first: int, scope: LabelScope) -> None:
+    """Couple the labels of an output with the axes whose sizes its computed shape reads.
+
+    Element k of the shape is the size of axis `first` + k. A size that can't follow a cut fixes its axis.
+
+    Args:
+        node: The node; its output has its labels already.
+        target: The computed shape.
+        first: The axis that its first element stands for.
+        scope: Where labels are united.
+    """
+    axes = scope.axes(node.outputs[0])
+    found = entries(target, scope)
+    for k, labels in enumerate(axes[first:]):
+        entry = Unknown() if found is None or k >= len(found) else found[k]
+        if isinstance(entry, Size):
+            meet_size(node, labels, entry, scope)
+        elif isinstance(entry, Unknown):
+            scope.fix(labels, f"{describe(node)} computes the size of this axis at run time")
+
+
+def meet_size(node: ir.Node, labels: Labels, size: Size, scope: LabelScope) -> bool:
+    """Couple an axis with the one whose size it takes, or fix both where they differ in length.
+
+    Returns:
+        Whether they are coupled.
+    """
+    other = scope.axes(size.value)[size.axis]
+    reason = f"{describe(node)} reads their number at run time"
+    if len(other) == len(labels):
+        scope.unite(labels, other, reason)
+        return True
+    scope.fix(labels, reason)
+    scope.fix(other, reason)
+    return False
+
+
+def normal_axes(values: Any, rank: int) -> list[int]:
+    """Return axes counted from the front, in the order given."""
+    return [normal_axis(int(a), rank) for a in np.asarray(values).reshape(-1)]

@@ -1,0 +1,114 @@
+"""Layers train: gradients reach the original tensors, and the module survives being copied."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from cases_layers import CASES, SEQUENCE, f, recurrent
+from test_contract import cases, data_for, model_of
+
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import constant_of, probe
+from onnxadmm.modules import import_model
+
+TRAINABLE = [
+    ("ConvTranspose", 11),
+    ("LayerNormalization", 17),
+    ("RMSNormalization", 23),
+    ("GroupNormalization", 21),
+    ("InstanceNormalization", 6),
+    ("LSTM", 14),
+    ("GRU", 14),
+    ("RNN", 14),
+    *((op, 17) for op in CASES if op.startswith("com.microsoft.")),
+]
+
+
+@pytest.mark.parametrize(("op", "opset"), TRAINABLE)
+def test_gradients_reach_every_weight_in_its_original_layout(op, opset):
+    for model, seen in cases(op, opset):
+        try:
+            imported = import_model(model, seen)
+        except UnsupportedError:
+            continue
+        module = copy.deepcopy(imported.module)
+        outputs = module(torch.from_numpy(data_for(model, op)).requires_grad_())
+        sum(o.square().sum() for o in outputs).backward()
+        held = {n: constant_of(v) for n, v in model.graph.initializers.items()}
+        for name, parameter in imported.binding.items():
+            np.testing.assert_array_equal(parameter.detach().numpy(), held[name])
+        for parameter in module.parameters():
+            assert parameter.grad is not None
+            assert torch.isfinite(parameter.grad).all()
+            assert parameter.grad.any()
+
+
+def test_rounding_has_the_gradient_of_the_identity():
+    from onnxadmm.ops.quantization import dequantize, quantize
+
+    x = torch.linspace(-3, 3, 12, requires_grad=True)
+    scale, zero = torch.tensor(0.01), torch.tensor(5, dtype=torch.int8)
+    q = quantize(x, scale, zero, 0, (-128, 127))
+    torch.testing.assert_close(q, q.round())
+    dequantize(q, scale, zero, 0).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(12))
+
+
+def test_dynamic_quantization_of_zeros_stays_finite():
+    from onnxadmm.ops.quantization import quantize_range
+
+    levels, scale, zero = quantize_range(torch.zeros(3))
+    assert (levels.tolist(), scale.item(), zero.item()) == ([0, 0, 0], 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "case", "reason"),
+    [
+        ("LSTM", 14, ([*recurrent(4), None, None, None, f(1, 9)], {}, 3), "peephole weights"),
+        ("LSTM", 14, ([*recurrent(4), np.array([2, 3], np.int32)], {}, 3), "sequence_lens"),
+        ("LSTM", 14, (recurrent(4), {"clip": 0.5}, 1), "attribute 'clip'"),
+        ("LSTM", 14, (recurrent(4), {"input_forget": 1}, 1), "input_forget"),
+        ("GRU", 14, (recurrent(3), {"activations": ["Relu", "Tanh"]}, 1), "activations other"),
+        ("RNN", 14, (recurrent(1), {"activations": ["Sigmoid"]}, 1), "activations other"),
+    ],
+)
+def test_what_recurrent_layers_refuse(op, opset, case, reason):
+    others, attributes, outputs = case
+    model = model_of(op, opset, (SEQUENCE, others, {"hidden_size": 3, **attributes}, outputs))
+    with pytest.raises(UnsupportedError, match=reason):
+        import_model(model, probe(model))
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "index", "reason"),
+    [
+        ("QuantizeLinear", 21, -1, "a scale for each block"),
+        ("DequantizeLinear", 21, -1, "a scale for each block"),
+        ("Attention", 23, -1, "a softcap beside a mask"),
+    ],
+)
+def test_what_others_refuse(op, opset, index, reason):
+    model = model_of(op, opset, CASES[op][index])
+    with pytest.raises(UnsupportedError, match=reason):
+        import_model(model, probe(model))
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "macs"),
+    [
+        ("ConvTranspose", 11, 2 * 4 * 36 * 5 * 9),
+        ("LSTM", 14, 3 * 2 * (12 * 4 + 12 * 3)),
+        ("Attention", 23, (2 * 2 * 3 * 4 + 2 * 2 * 3 * 6) * 5),
+        ("com.microsoft.FusedMatMul", 17, 3 * 4 * 5),
+    ],
+)
+def test_macs(op, opset, macs):
+    from onnxadmm import ops
+
+    model = model_of(op, opset, CASES[op][0])
+    node = next(iter(model.graph))
+    operator = ops.find(node, model.opset_imports)
+    assert operator.macs(node, probe(model).shapes) == macs
