@@ -1,0 +1,37 @@
+"""What a run tells while it goes on, and what of it the report keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from onnxadmm.progress import Progress, Tick
+from onnxadmm.report import Stage
+
+
+class Journal:
+    """Stages with their times, and warnings, for the listener and for the report."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Tell this listener."""
+        self.progress = progress
+        self.stages: list[Stage] = []
+        self.warnings: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage and keep how long it took; one that fails isn't kept."""
+        self.progress.stage(name)
+        started = time.monotonic()
+        yield
+        self.stages.append(Stage(name=name, seconds=time.monotonic() - started))
+
+    def tick(self, done: int, total: int, text: str) -> None:
+        """Say that the stage moved on."""
+        self.progress.tick(Tick(done, total, text))
+
+    def warn(self, text: str) -> None:
+        """Say something that a person should act on; the report says it too."""
+        self.warnings.append(text)
+        self.progress.warn(text)

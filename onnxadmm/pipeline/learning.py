@@ -1,0 +1,204 @@
+"""The stages that learn: which channels stay, by ADMM or in one shot, and what is left retrained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from onnxadmm import bench, ops
+from onnxadmm.admm import Constraint, Unstructured, kept_channels
+from onnxadmm.compact import compare_outputs
+from onnxadmm.errors import VerificationError
+from onnxadmm.graph import Probe, constant_of, model_bytes
+from onnxadmm.modules import Imported, import_model, write_back
+from onnxadmm.pipeline.analysis import Analysis, trainable_weights
+from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
+from onnxadmm.pipeline.journal import Journal
+from onnxadmm.pipeline.limits import constraints
+from onnxadmm.pipeline.receipts import training_identity
+from onnxadmm.pipeline.request import Request, Samples, output_index
+from onnxadmm.progress import StopRequest
+from onnxadmm.training import (
+    CheckpointStore,
+    EpochRecord,
+    Settings,
+    Teacher,
+    Trainer,
+    plan_admm,
+    plan_retraining,
+)
+
+Array = np.ndarray[Any, Any]
+
+
+class Learner:
+    """Learns for one run. It trains only where the spec has data, epochs and something to prune."""
+
+    def __init__(
+        self,
+        request: Request,
+        samples: Samples | None,
+        inputs: Inputs,
+        *,
+        journal: Journal,
+        stop: StopRequest,
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            request: Model and spec.
+            samples: The spec's data.
+            inputs: Feeds to compare runtimes on.
+            journal: Listens.
+            stop: Asked after every training step.
+        """
+        self.history: list[EpochRecord] = []
+        self.import_error: float | None = None
+        self._request, self._samples, self._inputs = request, samples, inputs
+        self._journal, self._stop = journal, stop
+        self._folder: Path | None = None
+        self._identity: dict[str, str] = {}
+        self._resume = False
+        self._sparse: set[str] = set()
+        self._imported: Imported | None = None
+        self._teacher: Teacher | None = None
+        self._settings: Settings | None = None
+
+    def keep_checkpoints(self, folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
+        """Write checkpoints under this output folder, and go on from them if asked."""
+        self._folder, self._identity, self._resume = folder, dict(identity), resume
+
+    def decide(
+        self, analysis: Analysis, targets: Mapping[str, int]
+    ) -> tuple[dict[str, Array], ir.Model]:
+        """Find which channels stay and the weights that go with them, by training or in one shot.
+
+        Returns:
+            Class name -> mask of the channels that stay, and the graph with its new weights.
+        """
+        shapes = trainable_weights(self._request.model)
+        sets = constraints(analysis, self._request.spec, shapes, targets)
+        self._sparse = {c.tensor for c in sets if isinstance(c, Unstructured)}
+        if self._samples is not None and sets:
+            self._prepare(analysis.probe, self._samples)
+        if self._settings is None or not self._request.spec.schedule.epochs:
+            masks, weights = self._project(sets, shapes)
+        else:
+            masks, weights = self._train(sets)
+        trained = self._request.model.clone()
+        write_back(trained, weights)
+        kept = {
+            c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in targets
+        }
+        return kept, trained
+
+    def retrain(self, pruned: ir.Model, seen: Probe) -> ir.Model:
+        """Return the cut graph with retrained weights.
+
+        The papers retrain the whole network under its mask (arXiv 1804.03294, section 3.4). The cut
+        network computes the same and has no masked channel left, so each step costs only what it must;
+        single zeros stay masked.
+        """
+        phases = plan_retraining(self._request.spec.schedule)
+        if self._settings is None or not phases:
+            return pruned
+        with self._journal.stage("retrain"):
+            imported = import_model(pruned, seen)
+            self._check_import(pruned, imported)
+            result = Trainer(
+                imported,
+                phases,
+                settings=self._settings,
+                masks={n: imported.binding[n].detach() != 0 for n in sorted(self._sparse)},
+                teacher=self._teacher,
+                store=self._store("retrain"),
+                first_epoch=len(self.history) + 1,
+            ).run()
+            self.history += result.history
+            retrained = pruned.clone()
+            write_back(retrained, imported.weights())
+        return retrained
+
+    def _prepare(self, seen: Probe, samples: Samples) -> None:
+        """Import the original, compare it with ONNX Runtime, and let it teach."""
+        spec = self._request.spec
+        if spec.data is None or not (spec.schedule.epochs or spec.schedule.retrain):
+            return
+        self._settings = Settings(
+            train=samples.train,
+            evaluate=samples.evaluate,
+            batch_size=spec.data.batch_size,
+            objective=spec.objective,
+            output=output_index(spec, self._request.model),
+            schedule=spec.schedule,
+            seed=spec.seed,
+            progress=self._journal.progress,
+            stop=self._stop,
+        )
+        with self._journal.stage("import"):
+            self._imported = import_model(self._request.model, seen)
+            self.import_error = self._check_import(self._request.model, self._imported)
+            self._teacher = Teacher.of(self._imported.module, spec.objective, self._settings.output)
+            if self._teacher is not None:
+                self._teacher.prepare(samples.train, self._imported.inputs)
+
+    def _project(
+        self, sets: Sequence[Constraint], shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[dict[str, Tensor], dict[str, Array]]:
+        """Project the weights as they came: one shot, by magnitude."""
+        with self._journal.stage("project"):
+            held = ops.weights(self._request.model)
+            weights = {n: torch.from_numpy(np.array(constant_of(held[n]))) for n in shapes}
+            masks: dict[str, Tensor] = {}
+            for c in sets:
+                for n, mask in c.masks({t: weights[t] for t in c.tensors}).items():
+                    masks[n] = mask if n not in masks else masks[n] & mask
+        return masks, {n: (weights[n] * mask).numpy() for n, mask in masks.items()}
+
+    def _train(self, sets: Sequence[Constraint]) -> tuple[dict[str, Tensor], dict[str, Array]]:
+        """Train the original towards its constraints by ADMM."""
+        assert self._imported is not None
+        assert self._settings is not None
+        with self._journal.stage("train"):
+            result = Trainer(
+                self._imported,
+                plan_admm(self._request.spec.schedule),
+                settings=self._settings,
+                constraints=sets,
+                teacher=self._teacher,
+                store=self._store("admm"),
+            ).run()
+        self.history += result.history
+        return {n: m.cpu() for n, m in result.masks.items()}, self._imported.weights()
+
+    def _store(self, name: str) -> CheckpointStore | None:
+        """Return where a stage's checkpoints go; those of an earlier run go unless it is resumed."""
+        if self._folder is None:
+            return None
+        belongs = training_identity(self._identity, torch.get_num_threads())
+        store = CheckpointStore(self._folder / "checkpoints" / name, belongs)
+        if not self._resume:
+            store.clear()
+        return store
+
+    def _check_import(self, model: ir.Model, imported: Imported) -> float:
+        """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""
+        inputs = self._inputs.first()
+        session = bench.open_session(model_bytes(model), name="the imported model")
+        expected = session.run(list(imported.outputs), inputs)
+        imported.module.eval()
+        with torch.inference_mode():
+            got = imported.module(*(torch.from_numpy(inputs[n]) for n in imported.inputs))
+        error = compare_outputs(expected, [np.asarray(g.numpy()) for g in got])
+        if not error <= IMPORT_TOLERANCE:
+            raise VerificationError(
+                f"the imported model differs from ONNX Runtime by {error:.2g} of the largest output (allowed "
+                f"{IMPORT_TOLERANCE:g}); this is a bug in onnxadmm, please report the model"
+            )
+        return error

@@ -1,0 +1,93 @@
+"""The stages that measure: the metric, the time, the size and cost of every model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm import bench
+from onnxadmm.compact import Account, account
+from onnxadmm.graph import Probe, model_bytes
+from onnxadmm.pipeline import facts
+from onnxadmm.pipeline.inputs import Inputs
+from onnxadmm.pipeline.journal import Journal
+from onnxadmm.pipeline.request import Request, Samples, output_index
+
+Array = np.ndarray[Any, Any]
+Models = Mapping[str, ir.Model]
+"""Name (original, pruned, compressed) -> graph; the original comes first."""
+
+EVALUATION_BATCH = 64
+
+
+def evaluate(
+    models: Models, request: Request, samples: Samples | None, inputs: Inputs, journal: Journal
+) -> dict[str, dict[str, float]]:
+    """Measure the spec's metric on the held-out samples, in ONNX Runtime; nothing without them."""
+    from onnxadmm.training import measure
+
+    if samples is None or samples.evaluate is None:
+        return {name: {} for name in models}
+    data, metric = samples.evaluate, request.spec.objective.resolved_metric
+    output = request.model.graph.outputs[output_index(request.spec, request.model)].name or ""
+    original: Array | None = None
+    found: dict[str, dict[str, float]] = {}
+    for done, (name, model) in enumerate(models.items(), start=1):
+        session = bench.open_session(model_bytes(model), name=f"the {name} model")
+        pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
+        got = np.concatenate([piece[output] for piece in pieces])
+        original = got if original is None else original
+        value = measure(metric, got, data.labels, original)
+        found[name] = {} if value is None else {metric: value}
+        journal.tick(done, len(models), name if value is None else f"{name}: {metric} {value:.4f}")
+    return found
+
+
+def time_models(
+    models: Models, request: Request, samples: Samples | None, inputs: Inputs, journal: Journal
+) -> Sequence[bench.Comparison | bench.Unmeasured]:
+    """Time the models in pairs, interleaved, each in a process of its own."""
+    settings = facts.settings(request.spec)
+    if samples is None and settings:
+        journal.progress.note("no data: timing with random inputs")
+    done = 0
+
+    def tell(text: str) -> None:
+        nonlocal done
+        done += 1
+        journal.tick(done, 0, text)
+
+    return bench.compare(
+        {name: model_bytes(m) for name, m in models.items()},
+        settings,
+        inputs.batch,
+        rounds=request.spec.benchmark.rounds,
+        seed=request.spec.seed,
+        progress=tell,
+    )
+
+
+def accounts(models: Models, before: Probe, after: Probe, journal: Journal) -> dict[str, Account]:
+    """Count parameters and MACs; an int8 graph has those of its float one, and its own file.
+
+    Args:
+        models: The models.
+        before: Shapes of the original.
+        after: Shapes of the cut graph.
+        journal: Told what isn't counted.
+    """
+    original = account(models["original"], before)
+    cut = account(models.get("pruned", models["compressed"]), after)
+    compressed = Account(
+        len(model_bytes(models["compressed"])),
+        cut.parameters,
+        cut.nonzero_parameters,
+        cut.macs,
+        cut.uncounted,
+    )
+    if original.uncounted:
+        journal.warn(f"MACs of {', '.join(original.uncounted)} are not counted")
+    return {"original": original, "pruned": cut, "compressed": compressed}

@@ -1,0 +1,72 @@
+"""What a stored run belongs to, and whether this very run has finished before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxadmm import bench
+from onnxadmm._version import __version__
+from onnxadmm.data import fingerprint
+from onnxadmm.errors import InputError
+from onnxadmm.graph import load_model
+from onnxadmm.pipeline.request import Request, Samples
+from onnxadmm.report import Report
+
+FINISHED = "checkpoints/finished"
+"""Written last: what the folder's result belongs to, and its hash."""
+
+
+def identity(request: Request, samples: Samples | None) -> dict[str, str]:
+    """Return what a run's result depends on, as text by field."""
+    document = request.spec.model_dump(mode="json")
+    trained = {n: document[n] for n in ("data", "objective", "prune", "schedule", "seed")}
+    evaluated = samples.evaluate if samples else None
+    return {
+        "model": request.digest,
+        "spec": _digest(json.dumps(trained, sort_keys=True).encode()),
+        "whole spec": _digest(json.dumps(document, sort_keys=True).encode()),
+        "data": fingerprint(samples.train) if samples else "none",
+        "evaluation data": fingerprint(evaluated) if evaluated else "none",
+        "onnxadmm version": __version__,
+        "torch version": version("torch"),
+        "onnxruntime version": str(bench.environment()["onnxruntime"]),
+        "python version": platform.python_version(),
+    }
+
+
+def training_identity(whole: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Return what a checkpoint depends on: what comes after training may change until it is resumed."""
+    return {**{n: v for n, v in whole.items() if n != "whole spec"}, "threads": str(threads)}
+
+
+def receipt(whole: Mapping[str, str], model: bytes) -> str:
+    """Return the text of `FINISHED` for a result."""
+    return json.dumps({**whole, "result": _digest(model)}, indent=1) + "\n"
+
+
+def finished(folder: Path, whole: Mapping[str, str]) -> tuple[ir.Model, ir.Model, Report] | None:
+    """Return the result, the pruned graph and the report of this very run, if it finished before."""
+    try:
+        stored = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        result = stored.pop("result")
+        content = (folder / "model.onnx").read_bytes()
+        report = Report.from_json((folder / "report.json").read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        return None
+    if stored != whole or result != _digest(content):
+        return None
+    compressed = load_model(folder / "model.onnx")
+    floats = folder / "model.float.onnx"
+    has_floats = report.pruned is not None and floats.exists()
+    return compressed, load_model(floats) if has_floats else compressed, report
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
