@@ -41,7 +41,6 @@ class Console:
         self._err = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._started = time.monotonic()
         self._last = 0.0
         self._stage = ""
 

@@ -8,6 +8,7 @@ from onnxadmm.admm.constraints import (
     Unstructured,
     channel_masks,
     coupled,
+    joint_masks,
     kept_channels,
 )
 from onnxadmm.admm.penalty import Penalty, make_penalty
@@ -23,6 +24,7 @@ __all__ = [
     "Unstructured",
     "channel_masks",
     "coupled",
+    "joint_masks",
     "kept_channels",
     "make_penalty",
     "project_unstructured",

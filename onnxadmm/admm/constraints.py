@@ -155,6 +155,22 @@ def coupled(channel_class: ChannelClass, keep: int, trainable: Sequence[str]) ->
     return CoupledChannels(channel_class.name, channel_class.size, keep, slices)
 
 
+def joint_masks(
+    constraints: Sequence[Constraint], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the masks of each constraint's own projection; of a shared tensor, what all of them keep.
+
+    Args:
+        constraints: The sets.
+        weights: At least the tensors that they bind.
+    """
+    masks: dict[str, Tensor] = {}
+    for c in constraints:
+        for name, mask in c.masks({n: weights[n] for n in c.tensors}).items():
+            masks[name] = mask if name not in masks else masks[name] & mask
+    return masks
+
+
 def kept_channels(channel_class: ChannelClass, masks: Mapping[str, Tensor]) -> Tensor:
     """Return the boolean mask [size] of the channels of a class that masks leave anything of.
 

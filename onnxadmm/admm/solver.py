@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onnxadmm.admm.constraints import Constraint
+from onnxadmm.admm.constraints import Constraint, joint_masks
 from onnxadmm.admm.penalty import Penalty
 
 
@@ -114,11 +114,7 @@ class Solver:
 
         Of a weight in several constraints only what all of them keep stays.
         """
-        masks: dict[str, Tensor] = {}
-        for c in self.constraints:
-            for n, mask in c.masks(self._detached(c)).items():
-                masks[n] = mask if n not in masks else masks[n] & mask
-        return masks
+        return joint_masks(self.constraints, {n: w.detach() for n, w in self.weights.items()})
 
     def state(self) -> dict[str, Tensor]:
         """Return Z and U as a flat mapping of tensors, for a checkpoint."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from onnxadmm import bench
-from onnxadmm._version import __version__
 from onnxadmm.channels import ChannelClass
 from onnxadmm.compact import Account
 from onnxadmm.report import (
@@ -104,20 +104,9 @@ def reported_classes(
 
 def epochs(history: Sequence[EpochRecord]) -> list[Epoch]:
     """Return the history as the report lists it."""
-    return [Epoch.model_validate(_plain(r)) for r in history]
-
-
-def _plain(record: EpochRecord) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(record)
+    return [Epoch.model_validate(asdict(r)) for r in history]
 
 
 def judged(report: Report, spec: Spec) -> Report:
     """Return the report with the spec's gates judged."""
     return report.model_copy(update={"gates": tuple(judge(spec.gates, report))})
-
-
-def version() -> str:
-    """Return the version that goes into the report."""
-    return __version__

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onnxadmm import bench, ops
-from onnxadmm.admm import Constraint, Unstructured, kept_channels
+from onnxadmm.admm import Constraint, Unstructured, joint_masks, kept_channels
 from onnxadmm.compact import compare_outputs
 from onnxadmm.errors import VerificationError
 from onnxadmm.graph import Probe, constant_of, model_bytes
@@ -155,10 +155,7 @@ class Learner:
         with self._journal.stage("project"):
             held = ops.weights(self._request.model)
             weights = {n: torch.from_numpy(np.array(constant_of(held[n]))) for n in shapes}
-            masks: dict[str, Tensor] = {}
-            for c in sets:
-                for n, mask in c.masks({t: weights[t] for t in c.tensors}).items():
-                    masks[n] = mask if n not in masks else masks[n] & mask
+            masks = joint_masks(sets, weights)
         return masks, {n: (weights[n] * mask).numpy() for n, mask in masks.items()}
 
     def _train(self, sets: Sequence[Constraint]) -> tuple[dict[str, Tensor], dict[str, Array]]:

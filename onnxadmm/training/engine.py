@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onnxadmm.admm import Constraint, Residuals, Solver, make_penalty
+from onnxadmm.admm import Constraint, Residuals, Solver, joint_masks, make_penalty
 from onnxadmm.data import Dataset
 from onnxadmm.errors import DivergedError, one_line
 from onnxadmm.modules import Imported
@@ -316,9 +316,9 @@ class Trainer:
     def _project(self, constraints: Sequence[Constraint]) -> None:
         """Fix the masks at the weights' own projection and apply them."""
         weights = {n: w.detach() for n, w in self.imported.binding.items()}
-        for c in constraints:
-            for name, mask in c.masks({n: weights[n] for n in c.tensors}).items():
-                self.masks[name] = mask if name not in self.masks else self.masks[name] & mask
+        for name, mask in joint_masks(constraints, weights).items():
+            # What an earlier step took away stays away.
+            self.masks[name] = mask & self.masks.get(name, mask)
         self._apply_masks()
 
     @torch.no_grad()
