@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from onnxadmm.spec.model import (
+from onnxadmm.spec.compression import (
     ActivationQuantization,
-    Benchmark,
-    Data,
-    Distillation,
-    Gates,
-    Normalize,
-    Objective,
-    Optimizer,
-    Preprocess,
     Prune,
     Quantize,
-    Rho,
-    Schedule,
+    WeightQuantization,
+)
+from onnxadmm.spec.model import (
+    Benchmark,
+    Data,
+    Gates,
+    Normalize,
+    Preprocess,
     Spec,
     Split,
-    WeightQuantization,
     spec_schema,
 )
 from onnxadmm.spec.reading import dump_spec, parse_spec, read_spec
+from onnxadmm.spec.training import Distillation, Objective, Optimizer, Rho, Schedule
 
 __all__ = [
     "ActivationQuantization",

@@ -9,35 +9,11 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
-PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
-Epochs = Annotated[int, Field(ge=0, le=100_000)]
-Layers = Text | Annotated[tuple[Text, ...], Field(min_length=1)]
-Metric = Literal["accuracy", "agreement", "mse"]
-
-
-def _whole(value: object) -> object:
-    """Refuse `true` and `1.0` for a 1: a Literal compares with ==, and would take them."""
-    if isinstance(value, bool | float):
-        raise ValueError("should be a whole number")  # noqa: TRY004  (pydantic reports ValueErrors)
-    return value
-
-
-class Section(BaseModel):
-    """A mapping of the spec: unknown keys are errors, values are never coerced, nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from onnxadmm.spec.compression import Prune, Quantize
+from onnxadmm.spec.sections import PositiveFloat, PositiveInt, Section, Text, whole
+from onnxadmm.spec.training import Metric, Objective, Schedule
 
 
 class Split(Section):
@@ -96,162 +72,6 @@ class Data(Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
 
 
-class Distillation(Section):
-    """The original model teaches the compressed one (Hinton et al., arXiv 1503.02531)."""
-
-    weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="Share of the loss that comes from the teacher; the rest from the labels."
-    )
-    temperature: Annotated[float, Field(ge=0.1, le=100)] = 4.0
-
-
-class Objective(Section):
-    """What is minimised, and what is measured."""
-
-    loss: Literal["cross_entropy", "bce", "mse", "distill"] = Field(
-        "cross_entropy",
-        description="bce is on logits; distill needs no labels: the original model teaches.",
-    )
-    metric: Metric | None = Field(
-        None,
-        description="By default accuracy for cross_entropy and bce, mse for mse, agreement for distill.",
-    )
-    output: Text | None = Field(
-        None, description="The model output to look at; the first by default."
-    )
-    distill: Distillation | None = Field(None, description="Mix the teacher into a labelled loss.")
-
-    @model_validator(mode="after")
-    def _labels_fit_the_metric(self) -> Self:
-        wanted = "mse" if self.loss in ("cross_entropy", "distill") else "accuracy"
-        if self.metric == wanted and self.loss != "bce":
-            held = "targets" if self.loss == "mse" else "classes"
-            raise ValueError(
-                f"metric: {self.metric} can't be measured on the labels of loss: {self.loss}, which are {held}; "
-                f"drop it, or use agreement"
-            )
-        return self
-
-    @property
-    def resolved_metric(self) -> Metric:
-        """The metric that is measured: the one asked for, or the one that suits the loss."""
-        if self.metric is not None:
-            return self.metric
-        if self.loss == "mse":
-            return "mse"
-        return "agreement" if self.loss == "distill" else "accuracy"
-
-    @property
-    def needs_labels(self) -> bool:
-        """Whether training or the metric reads labels."""
-        return self.loss != "distill" or self.resolved_metric == "accuracy"
-
-
-class Prune(Section):
-    """Take a share of something away from the layers that match.
-
-    A layer is matched by globs over node names and weight names. Of several entries of one structure
-    that match, the last one holds.
-    """
-
-    layers: Layers = "*"
-    structure: Literal["channel", "unstructured"] = Field(
-        description="channel: coupled channels, cut from the graph. unstructured: single weights become "
-        "zero (no speed in ONNX Runtime)."
-    )
-    amount: Share = Field(description="The share taken away, in `unit`.")
-    unit: Literal["channels", "parameters"] | None = Field(
-        None,
-        description="channels for structure channel, parameters (single weights) for unstructured.",
-    )
-    round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None,
-        description="Kept counts become multiples of this; by default 8 for classes of 32 and more, else 1.",
-    )
-    min_channels: PositiveInt = Field(2, description="A class keeps at least so many channels.")
-
-    @model_validator(mode="after")
-    def _unit_fits(self) -> Self:
-        wanted = "channels" if self.structure == "channel" else "parameters"
-        if self.unit not in (None, wanted):
-            raise ValueError(
-                f"unit: {self.unit} does not go with structure: {self.structure}; use {wanted}"
-            )
-        return self
-
-
-class WeightQuantization(Section):
-    """How weights are stored."""
-
-    bits: Annotated[Literal[8], BeforeValidator(_whole)] = 8
-    granularity: Literal["channel", "tensor"] = Field(
-        "channel", description="One scale an output channel, or one a tensor."
-    )
-
-
-class ActivationQuantization(Section):
-    """How activations are stored between operators."""
-
-    bits: Annotated[Literal[8], BeforeValidator(_whole)] = 8
-    calibrate: Literal["minmax", "percentile"] = "percentile"
-    percentile: Annotated[float, Field(gt=50, le=100)] = Field(
-        99.999, description="The share of values, in percent, that the range holds."
-    )
-    samples: PositiveInt = Field(512, description="So many training samples calibrate the ranges.")
-    signed: bool | None = Field(
-        None,
-        description="int8 instead of uint8. uint8 is what CPUs with VNNI run fast.",
-    )
-
-
-class Quantize(Section):
-    """Static quantization as QuantizeLinear/DequantizeLinear of the layers that match."""
-
-    layers: Layers = "*"
-    weights: WeightQuantization = WeightQuantization()
-    activations: ActivationQuantization = ActivationQuantization()
-
-
-class Optimizer(Section):
-    """The W-step's optimizer, and the retraining's."""
-
-    name: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD only.")
-
-
-class Rho(Section):
-    """The penalty's weight. Grown geometrically, and faster while the primal residual lags.
-
-    See `onnxadmm.admm.penalty` (Boyd et al. 2011, section 3.4.1, residual balancing).
-    """
-
-    initial: PositiveFloat = 1e-3
-    growth: Annotated[float, Field(ge=1, le=100)] = Field(
-        1.3, description="Factor at each Z/U update."
-    )
-    maximum: PositiveFloat = 10.0
-
-
-class Schedule(Section):
-    """How long, and how."""
-
-    epochs: Epochs = Field(10, description="ADMM epochs, over all steps; 0 projects in one shot.")
-    retrain: Epochs = Field(5, description="Epochs with the mask fixed, after the last step.")
-    steps: Annotated[int, Field(ge=1, le=10)] = Field(
-        1, description="Progressive steps, each warm-started (arXiv 1903.09769)."
-    )
-    updates_per_epoch: Annotated[int, Field(ge=1, le=1000)] = Field(
-        2, description="Z and U are updated so many times an epoch."
-    )
-    optimizer: Optimizer = Optimizer()
-    rho: Literal["auto"] | Rho = "auto"
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(
-        1e-3, description="A step ends early once both relative residuals are below this."
-    )
-
-
 class Benchmark(Section):
     """What is timed against the original in ONNX Runtime."""
 
@@ -293,7 +113,7 @@ class Gates(Section):
 class Spec(Section):
     """A whole spec. Every key but `version` has a default."""
 
-    version: Annotated[Literal[1], BeforeValidator(_whole)]
+    version: Annotated[Literal[1], BeforeValidator(whole)]
     data: Data | None = Field(None, description="Without it the model is compressed in one shot.")
     objective: Objective = Objective()
     prune: tuple[Prune, ...] = ()

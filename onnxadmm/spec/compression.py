@@ -1,0 +1,74 @@
+"""What is taken away: the sections `prune` and `quantize`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from onnxadmm.spec.sections import Layers, PositiveInt, Section, Share, whole
+
+
+class Prune(Section):
+    """Take a share of something away from the layers that match.
+
+    A layer is matched by globs over node names and weight names. Of several entries of one structure
+    that match, the last one holds.
+    """
+
+    layers: Layers = "*"
+    structure: Literal["channel", "unstructured"] = Field(
+        description="channel: coupled channels, cut from the graph. unstructured: single weights become "
+        "zero (no speed in ONNX Runtime)."
+    )
+    amount: Share = Field(description="The share taken away, in `unit`.")
+    unit: Literal["channels", "parameters"] | None = Field(
+        None,
+        description="channels for structure channel, parameters (single weights) for unstructured.",
+    )
+    round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="Kept counts become multiples of this; by default 8 for classes of 32 and more, else 1.",
+    )
+    min_channels: PositiveInt = Field(2, description="A class keeps at least so many channels.")
+
+    @model_validator(mode="after")
+    def _unit_fits(self) -> Self:
+        wanted = "channels" if self.structure == "channel" else "parameters"
+        if self.unit not in (None, wanted):
+            raise ValueError(
+                f"unit: {self.unit} does not go with structure: {self.structure}; use {wanted}"
+            )
+        return self
+
+
+class WeightQuantization(Section):
+    """How weights are stored."""
+
+    bits: Annotated[Literal[8], BeforeValidator(whole)] = 8
+    granularity: Literal["channel", "tensor"] = Field(
+        "channel", description="One scale an output channel, or one a tensor."
+    )
+
+
+class ActivationQuantization(Section):
+    """How activations are stored between operators."""
+
+    bits: Annotated[Literal[8], BeforeValidator(whole)] = 8
+    calibrate: Literal["minmax", "percentile"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100)] = Field(
+        99.999, description="The share of values, in percent, that the range holds."
+    )
+    samples: PositiveInt = Field(512, description="So many training samples calibrate the ranges.")
+    signed: bool | None = Field(
+        None,
+        description="int8 instead of uint8. uint8 is what CPUs with VNNI run fast.",
+    )
+
+
+class Quantize(Section):
+    """Static quantization as QuantizeLinear/DequantizeLinear of the layers that match."""
+
+    layers: Layers = "*"
+    weights: WeightQuantization = WeightQuantization()
+    activations: ActivationQuantization = ActivationQuantization()
