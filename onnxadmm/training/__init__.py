@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
-from onnxadmm.training.engine import (
-    EpochRecord,
-    Phase,
-    Settings,
-    Trained,
-    Trainer,
-    plan_admm,
-    plan_retraining,
-)
+from onnxadmm.training.engine import Trainer
+from onnxadmm.training.history import EpochRecord, Trained
 from onnxadmm.training.objectives import measure
+from onnxadmm.training.phases import Phase, plan_admm, plan_retraining
+from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
 __all__ = [

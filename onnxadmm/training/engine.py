@@ -11,25 +11,27 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from onnxadmm.admm import Constraint, Residuals, Solver, joint_masks, make_penalty
-from onnxadmm.data import Dataset
 from onnxadmm.errors import DivergedError, one_line
 from onnxadmm.modules import Imported
-from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest, Tick
-from onnxadmm.spec import Objective, Optimizer, Schedule
+from onnxadmm.progress import Tick
 from onnxadmm.training.checkpoints import (
     Checkpoint,
     CheckpointStore,
     pack_optimizer,
     unpack_optimizer,
 )
+from onnxadmm.training.history import EpochRecord, Trained, describe, phase_name
 from onnxadmm.training.objectives import as_tensor, loss_of, measure
+from onnxadmm.training.optimizers import make_optimizer
+from onnxadmm.training.phases import Phase
+from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
 CHECKPOINT_INTERVAL_S = 15.0
@@ -39,88 +41,18 @@ CHECKPOINT_SHARE = 0.04
 """Writing checkpoints takes at most this share of the time: a large one is written less often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of training under one rule: an ADMM step, or the retraining.
+@dataclass
+class _Position:
+    """Where the run is: what a checkpoint must hold beside tensors."""
 
-    Attributes:
-        stage: What happens.
-        step: Number of the progressive step, from 1.
-        epochs: How long at most.
-        share: How much of the way to the final constraint this step goes.
-    """
-
-    stage: Literal["admm", "retrain"]
-    step: int
-    epochs: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """What one epoch did; residuals are relative (see `admm.Residuals`)."""
-
-    epoch: int
-    stage: Literal["admm", "retrain"]
-    step: int
-    loss: float
-    metric: float | None
-    rho: float | None
-    primal: float | None
-    dual: float | None
-    seconds: float
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    converged: bool = False
+    residuals: dict[str, float] = field(default_factory=dict)
     constraints: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training leaves: masks of the constrained weights, and its history.
-
-    The weights themselves are in the module. `masks` broadcast to their weights' shapes.
-    """
-
-    masks: dict[str, Tensor]
-    history: list[EpochRecord]
-
-
-def plan_admm(schedule: Schedule) -> list[Phase]:
-    """Split the ADMM epochs evenly over the progressive steps."""
-    steps = min(schedule.steps, schedule.epochs)
-    bounds = [round(schedule.epochs * i / steps) for i in range(steps + 1)] if steps else []
-    return [Phase("admm", i + 1, bounds[i + 1] - bounds[i], (i + 1) / steps) for i in range(steps)]
-
-
-def plan_retraining(schedule: Schedule) -> list[Phase]:
-    """Return the retraining as one phase, or none."""
-    step = max(1, min(schedule.steps, schedule.epochs))
-    return [Phase("retrain", step, schedule.retrain, 1.0)] if schedule.retrain else []
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all trainers of a run share.
-
-    Attributes:
-        train: Samples to train on.
-        evaluate: Samples to measure on after each epoch.
-        batch_size: Samples a step.
-        objective: Loss and metric.
-        output: Index of the model output that the loss reads.
-        schedule: Optimizer, ρ, updates.
-        seed: Seeds the order of the samples.
-        progress: Listens.
-        stop: Asked after every step; the state is saved before the run stops.
-    """
-
-    train: Dataset
-    evaluate: Dataset | None
-    batch_size: int
-    objective: Objective
-    output: int
-    schedule: Schedule
-    seed: int
-    progress: Progress = field(default_factory=Silent)
-    stop: StopRequest = field(default_factory=NeverStop)
 
 
 class Trainer:
@@ -260,7 +192,7 @@ class Trainer:
             constraints=dict(at.constraints),
         )
         self.history.append(record)
-        self.progress.note(_describe(record, phase, self.objective))
+        self.progress.note(describe(record, phase, self.objective))
         tolerance = self.schedule.tolerance
         at.converged = bool(
             solver and primal is not None and dual is not None and max(primal, dual) < tolerance
@@ -328,7 +260,7 @@ class Trainer:
             self.imported.binding[name].mul_(mask)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        made = _make_optimizer(self.schedule.optimizer, list(self.imported.binding.values()))
+        made = make_optimizer(self.schedule.optimizer, list(self.imported.binding.values()))
         prepared: torch.optim.Optimizer = self.accelerator.prepare_optimizer(made)
         return prepared
 
@@ -366,7 +298,7 @@ class Trainer:
     def _tick(self, phase: Phase, solver: Solver | None) -> None:
         at = self.position
         total = sum(p.epochs for p in self.phases) * self.steps_per_epoch
-        text = f"{_phase_name(phase)} epoch {at.epoch + 1}/{phase.epochs}, loss {at.loss_sum / at.batch:.4f}"
+        text = f"{phase_name(phase)} epoch {at.epoch + 1}/{phase.epochs}, loss {at.loss_sum / at.batch:.4f}"
         if solver is not None:
             text += f", ρ {solver.rho:.2g}"
             if at.residuals:
@@ -429,45 +361,5 @@ class Trainer:
             solver.restore(state, checkpoint.state["rho"])
 
 
-@dataclass
-class _Position:
-    """Where the run is: what a checkpoint must hold beside tensors."""
-
-    phase: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    converged: bool = False
-    residuals: dict[str, float] = field(default_factory=dict)
-    constraints: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
 def _under(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
     return {n[len(prefix) :]: t.to(device) for n, t in tensors.items() if n.startswith(prefix)}
-
-
-def _make_optimizer(spec: Optimizer, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if spec.name == "SGD":
-        return torch.optim.SGD(
-            parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
-        )
-    kind = torch.optim.Adam if spec.name == "Adam" else torch.optim.AdamW
-    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
-
-
-def _phase_name(phase: Phase) -> str:
-    return f"ADMM step {phase.step}," if phase.stage == "admm" else "retraining,"
-
-
-def _describe(record: EpochRecord, phase: Phase, objective: Objective) -> str:
-    """Return one line on an epoch."""
-    parts = [f"{_phase_name(phase)} epoch {record.epoch}: loss {record.loss:.4f}"]
-    if record.metric is not None:
-        parts.append(f"{objective.resolved_metric} {record.metric:.4f}")
-    if record.rho is not None:
-        parts.append(f"ρ {record.rho:.2g}")
-    if record.primal is not None and record.dual is not None:
-        parts.append(f"primal {record.primal:.2g}, dual {record.dual:.2g}")
-    parts.append(f"{record.seconds:.1f} s")
-    return ", ".join(parts)

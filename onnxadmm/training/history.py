@@ -1,0 +1,56 @@
+"""What a run did, epoch by epoch, and how it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from onnxadmm.spec import Objective
+from onnxadmm.training.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What one epoch did; residuals are relative (see `admm.Residuals`)."""
+
+    epoch: int
+    stage: Literal["admm", "retrain"]
+    step: int
+    loss: float
+    metric: float | None
+    rho: float | None
+    primal: float | None
+    dual: float | None
+    seconds: float
+    constraints: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: masks of the constrained weights, and its history.
+
+    The weights themselves are in the module. `masks` broadcast to their weights' shapes.
+    """
+
+    masks: dict[str, Tensor]
+    history: list[EpochRecord]
+
+
+def phase_name(phase: Phase) -> str:
+    """Return a phase as a person calls it."""
+    return f"ADMM step {phase.step}," if phase.stage == "admm" else "retraining,"
+
+
+def describe(record: EpochRecord, phase: Phase, objective: Objective) -> str:
+    """Return one line on an epoch."""
+    parts = [f"{phase_name(phase)} epoch {record.epoch}: loss {record.loss:.4f}"]
+    if record.metric is not None:
+        parts.append(f"{objective.resolved_metric} {record.metric:.4f}")
+    if record.rho is not None:
+        parts.append(f"ρ {record.rho:.2g}")
+    if record.primal is not None and record.dual is not None:
+        parts.append(f"primal {record.primal:.2g}, dual {record.dual:.2g}")
+    parts.append(f"{record.seconds:.1f} s")
+    return ", ".join(parts)

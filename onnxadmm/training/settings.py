@@ -1,0 +1,36 @@
+"""What all trainers of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnxadmm.data import Dataset
+from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
+from onnxadmm.spec import Objective, Schedule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all trainers of a run share.
+
+    Attributes:
+        train: Samples to train on.
+        evaluate: Samples to measure on after each epoch.
+        batch_size: Samples a step.
+        objective: Loss and metric.
+        output: Index of the model output that the loss reads.
+        schedule: Optimizer, ρ, updates.
+        seed: Seeds the order of the samples.
+        progress: Listens.
+        stop: Asked after every step; the state is saved before the run stops.
+    """
+
+    train: Dataset
+    evaluate: Dataset | None
+    batch_size: int
+    objective: Objective
+    output: int
+    schedule: Schedule
+    seed: int
+    progress: Progress = field(default_factory=Silent)
+    stop: StopRequest = field(default_factory=NeverStop)
