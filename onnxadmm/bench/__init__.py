@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnxadmm.bench.comparison import compare
 from onnxadmm.bench.machine import environment
+from onnxadmm.bench.providers import ProviderError
 from onnxadmm.bench.results import (
     Comparison,
     Latency,
@@ -15,7 +16,7 @@ from onnxadmm.bench.results import (
     Speedup,
     Unmeasured,
 )
-from onnxadmm.bench.sessions import ProviderError, available_providers, open_session, run_batched
+from onnxadmm.bench.sessions import available_providers, open_session, run_batched
 
 __all__ = [
     "Comparison",

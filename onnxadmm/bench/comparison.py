@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from onnxadmm.bench.peak import Kind, gemm, gflop
 from onnxadmm.bench.placement import choose_cores
-from onnxadmm.bench.process import WorkerProcess
+from onnxadmm.bench.process import Warmth, WorkerProcess
+from onnxadmm.bench.providers import ProviderError
 from onnxadmm.bench.results import Comparison, Measurement, Setting, Unmeasured
-from onnxadmm.bench.sessions import ProviderError
 from onnxadmm.bench.statistics import Times, speedup, summarize
-from onnxadmm.errors import DataError, ResourceError, SpecError, one_line
+from onnxadmm.errors import DataError, OnnxadmmError, ResourceError, SpecError, one_line
 
 Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
 
@@ -25,6 +26,7 @@ Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
 LAUNCHES = 5
 LIMIT_S = 600.0
 _REPORT_EVERY = 10
+_PEAK_EVERY = 5
 
 
 @dataclass(slots=True)
@@ -33,14 +35,19 @@ class _Record:
 
     rounds: list[list[Times]] = field(default_factory=list)
     session_s: list[float] = field(default_factory=list)
-    peak_bytes: list[int] = field(default_factory=list)
+    warmth: list[Warmth] = field(default_factory=list)
+    memory: list[tuple[int, int | None]] = field(default_factory=list)
 
-    def measurement(self, batch_size: int) -> Measurement:
-        every = [sample for launch in self.rounds for sample in launch]
+    def measurement(self, batch_size: int, rng: np.random.Generator) -> Measurement:
+        on_device = [d for _, d in self.memory if d is not None]
         return Measurement(
-            summarize(every, batch_size),
-            float(np.median(self.session_s)),
-            int(np.median(self.peak_bytes)),
+            summarize(self.rounds, batch_size, rng),
+            session_s=float(np.median(self.session_s)),
+            first_run_ms=float(np.median([w.first_ms for w in self.warmth])),
+            warm_up_runs=int(np.median([w.warm_up_runs for w in self.warmth])),
+            settled=all(w.settled for w in self.warmth),
+            peak_memory_bytes=int(np.median([m for m, _ in self.memory])),
+            peak_device_bytes=int(np.median(on_device)) if on_device else None,
         )
 
     def medians_ms(self) -> list[Times]:
@@ -54,6 +61,7 @@ def compare(
     *,
     rounds: int = 100,
     seed: int = 0,
+    peaks: Sequence[Kind] = (),
     progress: Callable[[str], None] | None = None,
     limit_s: float = LIMIT_S,
 ) -> list[Comparison | Unmeasured]:
@@ -74,6 +82,7 @@ def compare(
         feeds: Batch size -> the inputs to run on, the same for every model.
         rounds: Paired samples under one setting, at least 5.
         seed: Of the order within rounds, and of the bootstrap.
+        peaks: Element types for which a large matrix product is timed as well, every fifth round.
         progress: Told what is happening, a short line at a time.
         limit_s: How long a worker may take over one request (opening, warming up, a sample).
 
@@ -101,7 +110,14 @@ def compare(
             try:
                 results.append(
                     _measure(
-                        files, setting, inputs, rounds=rounds, rng=rng, say=say, limit_s=limit_s
+                        files,
+                        setting,
+                        inputs,
+                        rounds=rounds,
+                        rng=rng,
+                        say=say,
+                        limit_s=limit_s,
+                        peaks=peaks,
                     )
                 )
             except (ProviderError, DataError) as e:
@@ -143,8 +159,10 @@ def _measure(
     rng: np.random.Generator,
     say: Callable[[str], None],
     limit_s: float,
+    peaks: Sequence[Kind],
 ) -> Comparison:
     records = {name: _Record() for name in files}
+    best: dict[Kind, list[float]] = {kind: [] for kind in peaks}
     done = 0
     for share in np.diff(np.linspace(0, rounds, LAUNCHES + 1).astype(int)):
         say(f"{setting}: starting ONNX Runtime")
@@ -155,24 +173,56 @@ def _measure(
             for name, worker in workers.items():
                 records[name].session_s.append(worker.open(files[name], setting, cores))
             for name, worker in workers.items():
-                worker.warm(inputs)
+                records[name].warmth.append(worker.warm(inputs))
                 records[name].rounds.append([])
+            products = _open_products(stack, peaks, setting, cores, limit_s)
             names = list(files)
-            for _ in range(share):
+            for turn in range(share):
                 for i in rng.permutation(len(names)):
                     records[names[i]].rounds[-1].append(workers[names[i]].time())
+                if turn % _PEAK_EVERY == 0:
+                    for kind, product in products.items():
+                        best[kind].append(float(np.median(product.time())))
                 done += 1
                 if done % _REPORT_EVERY == 0:
                     say(f"{setting}: round {done} of {rounds}")
             for name, worker in workers.items():
-                records[name].peak_bytes.append(worker.peak_memory_bytes())
+                records[name].memory.append(worker.memory())
     first, *others = files
     base = records[first].medians_ms()
     return Comparison(
         setting,
-        {name: record.measurement(setting.batch_size) for name, record in records.items()},
+        {name: record.measurement(setting.batch_size, rng) for name, record in records.items()},
         {
             name: speedup(list(zip(base, records[name].medians_ms(), strict=True)), rng)
             for name in others
         },
+        {
+            kind: gflop(kind, setting.provider, setting.threads) / (float(np.median(times)) / 1e3)
+            for kind, times in best.items()
+            if times
+        },
     )
+
+
+def _open_products(
+    stack: ExitStack,
+    kinds: Sequence[Kind],
+    setting: Setting,
+    cores: Sequence[int],
+    limit_s: float,
+) -> dict[Kind, WorkerProcess]:
+    """Start a process for the matrix product of each type; one that can't run here is left out."""
+    found: dict[Kind, WorkerProcess] = {}
+    for kind in kinds:
+        model, inputs = gemm(kind, setting.provider, setting.threads)
+        file = stack.enter_context(_files({kind: model}))[kind]
+        worker = stack.enter_context(WorkerProcess(f"peak {kind}", limit_s))
+        try:
+            worker.open(file, setting, cores)
+            worker.warm(inputs)
+        except OnnxadmmError:
+            # A provider without a kernel for it; the models are measured all the same.
+            continue
+        found[kind] = worker
+    return found

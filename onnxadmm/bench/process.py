@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from onnxadmm.bench.providers import ProviderError
 from onnxadmm.bench.results import Setting
-from onnxadmm.bench.sessions import ProviderError
 from onnxadmm.bench.wire import Message, decode, encode
 from onnxadmm.errors import DataError, ModelError, OnnxadmmError, ResourceError, one_line
 
@@ -34,13 +35,25 @@ _ERRORS: dict[str, type[OnnxadmmError]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """What warming up showed: runs a sample, the first run, and whether and after how many they settled."""
+
+    runs: int
+    first_ms: float
+    warm_up_runs: int
+    settled: bool
+
+
 class WorkerProcess:
     """A process that holds one model; a context manager that leaves nothing behind.
 
     Between requests it blocks on its pipe and uses no CPU. Each request has `limit_s` to be answered.
     """
 
-    def __init__(self, name: str, limit_s: float) -> None:
+    def __init__(
+        self, name: str, limit_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = one_line(name, 60)
         self._limit_s = limit_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
@@ -54,7 +67,7 @@ class WorkerProcess:
                 stderr=self._log,
                 bufsize=0,
                 # NumPy's own threads only add memory.
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | dict(environment or {}),
             )
         except OSError as e:
             self._log.close()
@@ -86,8 +99,20 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
-    def open(self, model: Path, setting: Setting, cores: Sequence[int] = ()) -> float:
+    def open(
+        self,
+        model: Path,
+        setting: Setting,
+        cores: Sequence[int] = (),
+        trace: Path | None = None,
+    ) -> float:
         """Open the model, on these cores if any; return how long that took, in seconds.
+
+        Args:
+            model: Its file.
+            setting: Where and how.
+            cores: CPUs to stay on.
+            trace: A folder for the optimised graph and the profile; everything is slower then.
 
         Raises:
             ProviderError: The provider can't be used.
@@ -102,28 +127,41 @@ class WorkerProcess:
                 "provider": setting.provider,
                 "threads": setting.threads,
                 "cores": list(cores),
+                "trace": str(trace.absolute()) if trace is not None else None,
             }
         )
         return float(answer.values["session_s"])
 
-    def warm(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> int:
-        """Hand over the inputs and warm up; return how many runs make a sample.
+    def warm(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Warmth:
+        """Hand over the inputs and warm up.
 
         Raises:
             DataError: The model can't run on these inputs.
             ModelError: ONNX Runtime crashes.
             ResourceError: Out of memory or time.
         """
-        return int(self._ask({"do": "warm"}, feeds).values["runs"])
+        found = self._ask({"do": "warm"}, feeds).values
+        return Warmth(
+            int(found["runs"]),
+            float(found["first_ms"]),
+            int(found["warm_up_runs"]),
+            bool(found["settled"]),
+        )
 
     def time(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Take a sample; return the time of each run in ms."""
         times: np.ndarray[Any, np.dtype[np.float64]] = self._ask({"do": "time"}).arrays["run_ns"]
         return times / 1e6
 
-    def peak_memory_bytes(self) -> int:
-        """Return the largest resident set of the process so far."""
-        return int(self._ask({"do": "memory"}).values["peak_bytes"])
+    def memory(self) -> tuple[int, int | None]:
+        """Return what session and runs have taken at most: of memory, and of a GPU's, in bytes."""
+        found = self._ask({"do": "memory"}).values
+        return int(found["peak_bytes"]), found["device_bytes"]
+
+    def trace(self, run_ms: float) -> tuple[Path, int]:
+        """Run for so long; return ONNX Runtime's profile of all runs so far, and how many were made now."""
+        found = self._ask({"do": "trace", "run_ms": run_ms}).values
+        return Path(found["profile"]), int(found["runs"])
 
     def _ask(
         self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]] | None = None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-Provider = Literal["cpu", "cuda"]
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +11,8 @@ class Latency:
 
     Attributes:
         median_ms: Median over all timed runs.
+        low_ms: Lower end of the 95 % interval of the median, over rounds and launches.
+        high_ms: Upper end.
         p90_ms: 90th percentile over all timed runs.
         p99_ms: 99th percentile over all timed runs; outliers are part of it.
         runs: The number of timed runs: rounds times the runs of a round.
@@ -22,6 +21,8 @@ class Latency:
     """
 
     median_ms: float
+    low_ms: float
+    high_ms: float
     p90_ms: float
     p99_ms: float
     runs: int
@@ -36,22 +37,30 @@ class Measurement:
     Attributes:
         latency: The times.
         session_s: Time to create the session (parse, optimise, allocate); median over the launches.
-        peak_memory_bytes: The largest resident set that the process which held this model alone ever
-            had, from its start to its last run; median over the launches. It is absolute: Python,
-            NumPy and ONNX Runtime are in it (some 60 MB on CPU), and so is the parsing of the model,
-            since a peak can't be reset everywhere. Memory on a GPU is not in it.
+        first_run_ms: The very first run, which allocates and packs; median over the launches.
+        warm_up_runs: Runs until they got no faster; median over the launches.
+        settled: Whether they did, in every launch, within the time for it.
+        peak_memory_bytes: By how much the resident set of the process grew at most over what it was before
+            the session (Python, NumPy and ONNX Runtime, some 60 MB, are not in it): parsing,
+            optimising and running; median over the launches. Memory on a GPU is not in it.
+        peak_device_bytes: GPU memory that session and runs took, CUDA's own context not counted; None
+            off the GPU. Other programs that allocate at that moment would be in it.
     """
 
     latency: Latency
     session_s: float
+    first_run_ms: float
+    warm_up_runs: int
+    settled: bool
     peak_memory_bytes: int
+    peak_device_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How models are run: where, how many samples at once, on how many threads."""
 
-    provider: Provider
+    provider: str
     batch_size: int
     threads: int
 
@@ -83,11 +92,14 @@ class Comparison:
         setting: The setting.
         measurements: Model name -> what was measured.
         speedups: Model name -> against the first model, which has no entry itself.
+        peak_gflops: Element type -> what a large matrix product of ONNX Runtime reached in the same
+            rounds, in 10^9 operations a second; only types that were asked for and that run here.
     """
 
     setting: Setting
     measurements: dict[str, Measurement]
     speedups: dict[str, Speedup]
+    peak_gflops: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

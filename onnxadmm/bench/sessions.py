@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxadmm.bench.results import Provider
+from onnxadmm.bench.providers import ProviderError, built_in, chain, missing, why_not
 from onnxadmm.errors import DataError, ModelError, ResourceError, one_line
 
 if TYPE_CHECKING:
@@ -19,27 +16,19 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-EXECUTION_PROVIDERS: dict[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-}
 _FATAL = 4
 
 
-class ProviderError(ResourceError):
-    """This machine can't run models on the provider that was asked for."""
-
-
 def available_providers() -> dict[str, str | None]:
-    """Return every provider that onnxadmm knows: name -> None when usable, else why not (one line).
+    """Return cpu, cuda and what else this build holds: name -> None when usable, else why not (one line).
 
     A provider counts as usable only after a session has run on it. For CUDA that leaves a context on
     the GPU in this process.
     """
     reasons: dict[str, str | None] = {}
-    for name in EXECUTION_PROVIDERS:
+    for name in dict.fromkeys(["cpu", "cuda", *built_in()]):
         try:
-            session = open_session(_probe(), "cuda" if name == "cuda" else "cpu")
+            session = open_session(_probe(), name)
             session.run(None, {"x": np.eye(2, dtype=np.float32)})
         except (ProviderError, ModelError) as e:
             reasons[name] = str(e)
@@ -52,23 +41,26 @@ def available_providers() -> dict[str, str | None]:
 
 def open_session(
     model: bytes | Path,
-    provider: Provider = "cpu",
+    provider: str = "cpu",
     threads: int = 1,
     *,
     name: str | None = None,
     optimize: bool = True,
+    trace: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open a model in ONNX Runtime, on the provider asked for or not at all.
 
-    Quietens the log of ONNX Runtime in this process: what matters comes as an exception. On CUDA,
-    nodes without a CUDA kernel still run on the CPU, as ONNX Runtime does for everybody.
+    Quietens the log of ONNX Runtime in this process: what matters comes as an exception. Nodes without a
+    kernel of the provider still run on the CPU, as ONNX Runtime does for everybody.
 
     Args:
         model: The serialised model, or its file; external data is found only beside a file.
-        provider: Where to run.
+        provider: Where to run, by its short name (`onnxadmm.bench.providers`).
         threads: Threads inside an operator; operators run one after another.
         name: What messages call the model; by default its file name.
         optimize: False computes the graph as it is written, node by node.
+        trace: A folder that receives `optimized.onnx`, the graph that really runs, and the profile of all
+            runs when the session's `end_profiling` is called.
 
     Raises:
         ProviderError: The provider can't be used here.
@@ -79,14 +71,7 @@ def open_session(
 
     label = one_line(name or (model.name if isinstance(model, Path) else "in memory"), 80)
     ort.set_default_logger_severity(_FATAL)
-    wanted = EXECUTION_PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
-        raise ProviderError(
-            f"{provider}: this build of ONNX Runtime ({ort.__version__}) has no {wanted}; "
-            "install onnxruntime-gpu"
-        )
-    if wanted == "CUDAExecutionProvider":
-        _load_cuda_libraries()
+    providers = chain(provider)
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
@@ -96,19 +81,25 @@ def open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if trace is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(trace / "profile")
+        options.optimized_model_filepath = str(trace / "optimized.onnx")
     source = str(model) if isinstance(model, Path) else model
     if isinstance(model, Path) and not model.is_file():
         raise ResourceError(f"model {label}: not a readable file; check the path")
-    providers = list(dict.fromkeys([wanted, "CPUExecutionProvider"]))
     try:
         session = ort.InferenceSession(
             source, sess_options=options, providers=providers, enable_fallback=0
         )
     except Exception as e:  # noqa: BLE001  (any kind; explain sorts them)
+        lacking = missing(provider) if provider != "cpu" else None
+        if lacking is not None:
+            raise ProviderError(f"{provider}: {lacking}") from None
         raise explain(e, f"model {label}") from None
-    # Without the CUDA libraries ONNX Runtime logs an error and carries on with the CPU.
-    if wanted not in session.get_providers():
-        raise ProviderError(f"{provider}: {_why_not_cuda()}")
+    # Without the libraries of a provider ONNX Runtime logs an error and carries on with the CPU.
+    if providers[0] not in session.get_providers():
+        raise ProviderError(f"{provider}: {why_not(provider)}")
     return session
 
 
@@ -220,30 +211,6 @@ def _explain_run(error: Exception, start: int) -> DataError | ModelError | Resou
     if "INVALID_ARGUMENT" in text or isinstance(error, TypeError | ValueError):
         return DataError(f"inputs from sample {start}: {one_line(text, 170)}; check shape and type")
     return explain(error, f"model, run on samples from {start}")
-
-
-def _load_cuda_libraries() -> None:
-    import onnxruntime as ort
-
-    # It prints what it doesn't find; open_session says it as an exception.
-    with contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()
-
-
-def _why_not_cuda() -> str:
-    """Return why ONNX Runtime couldn't use CUDA, which it tells only its log."""
-    import onnxruntime as ort
-
-    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    for needed, way_out in (
-        ("libcuda.so.1", "no NVIDIA driver here; install it, or ask for provider cpu"),
-        (str(library), "a CUDA library is missing; install torch or nvidia-cudnn for this CUDA"),
-    ):
-        try:
-            ctypes.CDLL(needed)
-        except OSError as e:
-            return f"{one_line(str(e).replace(str(library.parent) + '/', ''), 120)}; {way_out}"
-    return "ONNX Runtime fell back to the CPU, no usable GPU; check nvidia-smi"
 
 
 def _probe() -> bytes:

@@ -33,17 +33,25 @@ MAX_DRAWN = 2_000_000
 _TAILS_PERCENT = (2.5, 97.5)
 
 
-def summarize(rounds: Sequence[Times], batch_size: int) -> Latency:
+def summarize(
+    launches: Sequence[Sequence[Times]], batch_size: int, rng: np.random.Generator
+) -> Latency:
     """Return the latency of one model.
 
     Args:
-        rounds: The times of the runs of each round, in ms.
+        launches: For each launch, the times of the runs of each round, in ms.
         batch_size: Samples a run.
+        rng: For the bootstrap of the median.
     """
-    runs = np.concatenate(list(rounds))
+    rounds = [times for launch in launches for times in launch]
+    runs = np.concatenate(rounds)
+    medians = [np.log([np.median(times) for times in launch]) for launch in launches]
+    low, high = _spread(medians, rng)
     median, p90, p99 = (float(x) for x in np.percentile(runs, (50, 90, 99)))
     return Latency(
         median_ms=median,
+        low_ms=median * low,
+        high_ms=median * high,
         p90_ms=p90,
         p99_ms=p99,
         runs=len(runs),
@@ -61,12 +69,18 @@ def speedup(launches: Sequence[tuple[Times, Times]], rng: np.random.Generator) -
         rng: For the bootstrap; the same state gives the same interval.
     """
     ratios = [np.log(baseline / candidate) for baseline, candidate in launches]
-    ratio = float(np.median(np.concatenate(ratios)))
-    low, high = (float(x) for x in np.percentile(_draw_medians(ratios, rng), _TAILS_PERCENT))
-    return Speedup(
-        ratio=float(np.exp(ratio)),
-        low=float(np.exp(ratio - max((ratio - low) * FEW_LAUNCHES, LEAST_HALF_WIDTH))),
-        high=float(np.exp(ratio + max((high - ratio) * FEW_LAUNCHES, LEAST_HALF_WIDTH))),
+    ratio = float(np.exp(np.median(np.concatenate(ratios))))
+    low, high = _spread(ratios, rng)
+    return Speedup(ratio=ratio, low=ratio * low, high=ratio * high)
+
+
+def _spread(launches: Sequence[Times], rng: np.random.Generator) -> tuple[float, float]:
+    """Return the ends of the interval of the median as factors of it, from logarithms by launch."""
+    middle = float(np.median(np.concatenate(launches)))
+    low, high = (float(x) for x in np.percentile(_draw_medians(launches, rng), _TAILS_PERCENT))
+    return (
+        float(np.exp(-max((middle - low) * FEW_LAUNCHES, LEAST_HALF_WIDTH))),
+        float(np.exp(max((high - middle) * FEW_LAUNCHES, LEAST_HALF_WIDTH))),
     )
 
 

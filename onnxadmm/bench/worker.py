@@ -1,11 +1,12 @@
 """The process that holds one model, and does what the benchmark asks over two pipes.
 
-It answers `open`, `warm`, `time` and `memory`, each with one frame; a fault is a frame with `error`. It
-ends when its standard input does, and never outlives its parent.
+It answers `open`, `warm`, `time`, `memory` and `trace`, each with one frame; a fault is a frame with
+`error`. It ends when its standard input does, and never outlives its parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -13,14 +14,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
 
+from onnxadmm.bench.device import DeviceMemory
 from onnxadmm.bench.placement import stay_on
-from onnxadmm.bench.sessions import ProviderError, explain, open_session
+from onnxadmm.bench.providers import ProviderError, device
+from onnxadmm.bench.sessions import explain, open_session
 from onnxadmm.bench.wire import Arrays, Message, decode, encode
 from onnxadmm.errors import ModelError, OnnxadmmError, ResourceError, one_line
 
@@ -34,6 +38,7 @@ WINDOW_RUNS = 5
 WINDOW_MS = 10.0
 STILL_FASTER = 0.98
 CALM_WINDOWS = 2
+TRACED_RUNS = 3
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,6 +53,9 @@ class _Worker:
         self.run: Callable[[], None] | None = None
         self.runs_a_sample = 1
         self.lead_in = True
+        self.resident_before = 0
+        self.gpu: DeviceMemory | None = None
+        self.gpu_bytes = 0
 
     def open(self, message: Message) -> tuple[dict[str, Any], Arrays]:
         """Create the session; its time is that of ONNX Runtime alone, imports and libraries loaded."""
@@ -57,27 +65,44 @@ class _Worker:
         stay_on(values["cores"])
         import onnxruntime  # noqa: F401  (its loading isn't the session's)
 
+        if device(self.provider) == "cuda":
+            with contextlib.suppress(OSError):
+                self.gpu = DeviceMemory()
+        forget_peak()
+        self.resident_before = psutil.Process().memory_info().rss
+        before = self._gpu_used()
+        trace = values.get("trace")
         began = time.perf_counter()
         self.session = open_session(
-            Path(values["model"]), values["provider"], values["threads"], name=values["name"]
+            Path(values["model"]),
+            values["provider"],
+            values["threads"],
+            name=values["name"],
+            trace=Path(trace) if trace else None,
         )
-        return {"session_s": time.perf_counter() - began}, {}
+        took = time.perf_counter() - began
+        self.gpu_bytes = self._gpu_used() - before
+        return {"session_s": took}, {}
+
+    def _gpu_used(self) -> int:
+        return self.gpu.used_bytes() if self.gpu is not None else 0
 
     def warm(self, message: Message) -> tuple[dict[str, Any], Arrays]:
         """Bind the inputs, run until the times settle, and choose how many runs make a sample."""
         import onnxruntime as ort
 
+        before = self._gpu_used()
         binding = self.session.io_binding()
-        device = "cuda" if self.provider == "cuda" else "cpu"
+        place = device(self.provider)
         held = []
         for name, array in message.arrays.items():
             # Text has no place on a GPU.
-            where = device if array.dtype.kind not in "USO" else "cpu"
+            where = place if array.dtype.kind not in "USO" else "cpu"
             value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), where, 0)
             binding.bind_ortvalue_input(name, value)
             held.append(value)
         for output in self.session.get_outputs():
-            binding.bind_output(output.name, device)
+            binding.bind_output(output.name, place)
         run_bound = self.session.run_with_iobinding
         synchronize = binding.synchronize_outputs
 
@@ -86,12 +111,20 @@ class _Worker:
             synchronize()
 
         self.run = run
-        run_ms = settle(run)
-        self.runs_a_sample = min(MAX_RUNS_A_SAMPLE, max(1, int(np.ceil(SAMPLE_MS / run_ms))))
-        self.lead_in = run_ms < LEAD_IN_BELOW_MS
+        warm = settle(run)
+        self.runs_a_sample = min(MAX_RUNS_A_SAMPLE, max(1, int(np.ceil(SAMPLE_MS / warm.run_ms))))
+        self.lead_in = warm.run_ms < LEAD_IN_BELOW_MS
+        # The arena keeps what it took, so that what is in use now is the peak.
+        self.gpu_bytes += self._gpu_used() - before
         gc.collect()
         gc.disable()
-        return {"run_ms": run_ms, "runs": self.runs_a_sample}, {}
+        return {
+            "run_ms": warm.run_ms,
+            "first_ms": warm.first_ms,
+            "warm_up_runs": warm.runs,
+            "settled": warm.settled,
+            "runs": self.runs_a_sample,
+        }, {}
 
     def time(self, message: Message) -> tuple[dict[str, Any], Arrays]:  # noqa: ARG002
         """Take one sample: the time of each of its runs, in nanoseconds."""
@@ -108,36 +141,68 @@ class _Worker:
         return {}, {"run_ns": np.diff(times)}
 
     def memory(self, message: Message) -> tuple[dict[str, Any], Arrays]:  # noqa: ARG002
-        """Return the peak of the resident set so far."""
-        return {"peak_bytes": peak_resident_bytes()}, {}
+        """Return what session and runs have taken so far, at most."""
+        return {
+            "peak_bytes": max(0, peak_resident_bytes() - self.resident_before),
+            "device_bytes": max(0, self.gpu_bytes) if self.gpu is not None else None,
+        }, {}
+
+    def trace(self, message: Message) -> tuple[dict[str, Any], Arrays]:
+        """Run for so many ms more, at least three times, and return where the profile was written."""
+        assert self.run is not None
+        until = time.perf_counter() + message.values["run_ms"] / 1e3
+        runs = 0
+        while runs < TRACED_RUNS or time.perf_counter() < until:
+            self.run()
+            runs += 1
+        return {"profile": self.session.end_profiling(), "runs": runs}, {}
 
 
-def settle(run: Callable[[], None]) -> float:
-    """Run until it gets no faster, and return the time of a run in ms.
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How warming up went: the first run, the runs it took, the time of one then, and whether it settled."""
+
+    first_ms: float
+    runs: int
+    run_ms: float
+    settled: bool
+
+
+def settle(run: Callable[[], None]) -> WarmUp:
+    """Run until it gets no faster.
 
     Windows of runs are compared by their fastest run. Noise only ever makes runs slower, so a busy
     machine ends the warm-up early rather than never; it is bounded by `WARM_UP_MS` as well.
     """
     fastest = np.inf
     calm = 0
+    runs = 1
     began = time.perf_counter()
     run()
+    first_ms = (time.perf_counter() - began) * 1e3
     while True:
         window: list[float] = []
         while len(window) < WINDOW_RUNS or sum(window) < WINDOW_MS:
             start = time.perf_counter()
             run()
             window.append((time.perf_counter() - start) * 1e3)
+            runs += 1
             if (time.perf_counter() - began) * 1e3 > WARM_UP_MS:
-                return float(max(np.median(window), 1e-4))
+                return WarmUp(first_ms, runs, float(max(np.median(window), 1e-4)), settled=False)
         calm = 0 if min(window) < fastest * STILL_FASTER else calm + 1
         fastest = min(fastest, *window)
         if calm >= CALM_WINDOWS:
-            return float(max(np.median(window), 1e-4))
+            return WarmUp(first_ms, runs, float(max(np.median(window), 1e-4)), settled=True)
+
+
+def forget_peak() -> None:
+    """Let the peak of the resident set start from now, where Linux allows it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
 def peak_resident_bytes() -> int:
-    """Return the largest resident set of this process since it began."""
+    """Return the largest resident set of this process since it began, or since `forget_peak`."""
     try:
         # getrusage would do nearly as well, but its peak survives exec: it can be the parent's.
         status = Path("/proc/self/status").read_text("utf-8")

@@ -72,9 +72,11 @@ def test_the_same_seed_gives_the_same_interval():
 def test_latency_counts_every_run_and_outliers_stay_in_the_tail():
     rounds = [np.full(10, 2.0) for _ in range(10)]
     rounds[3][4] = 1000.0
-    found = summarize(rounds, 8)
+    found = summarize([rounds[:5], rounds[5:]], 8, np.random.default_rng(0))
     assert found.median_ms == found.p90_ms == 2.0
     assert found.p99_ms > 2.0
+    assert found.low_ms == pytest.approx(1.98, abs=1e-3)
+    assert found.high_ms == pytest.approx(2.02, abs=1e-3)
     assert found.runs == 100
     assert found.throughput_per_s == 4000
     assert found.samples_ms == (2.0,) * 10

@@ -62,7 +62,9 @@ def test_inputs_that_do_not_fit_are_told_and_survived(model):
         worker.open(model, SETTING)
         with pytest.raises(DataError, match="net can't run on these inputs"):
             worker.warm(rows(1, width=5))
-        assert worker.warm(rows(1)) > 1
+        warmth = worker.warm(rows(1))
+        assert warmth.runs > 1
+        assert warmth.first_ms > 0
         assert len(worker.time()) > 1
 
 
@@ -131,8 +133,11 @@ def test_warming_up_waits_until_the_times_settle(monkeypatch):
         now += 0.001 if calls > 12 else 0.02
 
     monkeypatch.setattr("onnxadmm.bench.worker.time.perf_counter", lambda: now)
-    assert settle(run) == pytest.approx(1.0)
-    assert calls > 20
+    found = settle(run)
+    assert found.run_ms == pytest.approx(1.0)
+    assert found.first_ms == pytest.approx(20.0)
+    assert found.settled
+    assert found.runs == calls > 20
 
 
 def test_warming_up_ends_for_a_model_that_never_settles(monkeypatch):
@@ -144,5 +149,7 @@ def test_warming_up_ends_for_a_model_that_never_settles(monkeypatch):
         now += step
 
     monkeypatch.setattr("onnxadmm.bench.worker.time.perf_counter", lambda: now)
-    assert settle(run) > 0
+    found = settle(run)
+    assert found.run_ms > 0
+    assert not found.settled
     assert now < 10
