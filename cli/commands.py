@@ -78,17 +78,18 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
 @main.command()
 @click.argument("model", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect(model: Path, as_json: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="Show every class and every layer.")
+def inspect(model: Path, as_json: bool, everything: bool) -> None:
     """Show which channels of MODEL can go, what they cost, and what is fixed and why."""
     from onnxadmm.pipeline import inspect as run
 
-    from .tables import show_inspection
+    from .inspection import show_inspection
 
     found = run(model)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
-        show_inspection(found)
+        show_inspection(found, everything=everything)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxadmm.channels.classes import ChannelClass, Slice, classify, dead_labels
+from onnxadmm.channels.costs import channel_macs
 from onnxadmm.channels.labelling import Labelling, label
 from onnxadmm.channels.selection import kept_count, matches, patterns, select
 
@@ -10,6 +11,7 @@ __all__ = [
     "ChannelClass",
     "Labelling",
     "Slice",
+    "channel_macs",
     "classify",
     "dead_labels",
     "kept_count",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -79,8 +80,15 @@ def trainable_weights(model: ir.Model) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def unlabelled_operators(model: ir.Model) -> list[str]:
-    """Return operator types that have no definition: channels that reach them are fixed."""
+def unlabelled_operators(model: ir.Model) -> dict[str, int]:
+    """Return the operators that have no definition, with their number of nodes.
+
+    Channels that reach them are fixed.
+    """
     opsets = dict(model.opset_imports)
-    found = {n.op_type for n in model.graph if ops.find(n, opsets) is None}
-    return sorted(found)
+    found = Counter(
+        f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
+        for n in model.graph
+        if ops.find(n, opsets) is None
+    )
+    return dict(sorted(found.items()))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxadmm.channels import ChannelClass, dead_labels
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.channels import ChannelClass, channel_macs, dead_labels
 from onnxadmm.compact import Account, account, cut_channels
 from onnxadmm.graph import probe
 from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, unlabelled_operators
@@ -23,9 +26,10 @@ class Inspection:
         outputs: Output names.
         opset: Version of the standard's operators.
         classes: Classes of coupled channels, fixed ones with their reason.
+        macs: Class name -> multiply-accumulates of one sample that go with one of its channels.
         account: Size and cost.
         half: Size and cost if every class lost half its channels (aligned as a run would do).
-        unknown: Operators without a rule: channels that reach them are fixed.
+        unknown: Operators without a rule, with their number of nodes: channels that reach them are fixed.
     """
 
     name: str
@@ -33,9 +37,10 @@ class Inspection:
     outputs: tuple[str, ...]
     opset: int
     classes: tuple[ChannelClass, ...]
+    macs: dict[str, int]
     account: Account
     half: Account
-    unknown: tuple[str, ...]
+    unknown: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain values, for JSON."""
@@ -44,10 +49,12 @@ class Inspection:
             "opset": self.opset,
             "inputs": self.inputs,
             "outputs": list(self.outputs),
-            "classes": [_plain(c) for c in self.classes],
+            "classes": [_plain(c, self.macs[c.name]) for c in self.classes],
             "original": _numbers(self.account),
             "half": _numbers(self.half),
-            "operators_without_rule": list(self.unknown),
+            "operators_without_rule": [
+                {"operator": name, "nodes": n} for name, n in self.unknown.items()
+            ],
         }
 
 
@@ -71,20 +78,19 @@ def inspect(model: ModelLike) -> Inspection:
         outputs=tuple(v.name or "" for v in graph.graph.outputs),
         opset=graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 0)),
         classes=tuple(analysis.classes),
+        macs=channel_macs(graph, analysis.labelling, analysis.probe, analysis.classes),
         account=original,
         half=half,
-        unknown=tuple(unlabelled_operators(graph)),
+        unknown=unlabelled_operators(graph),
     )
 
 
-def _half(graph: Any, analysis: Analysis) -> Account:
+def _half(graph: ir.Model, analysis: Analysis) -> Account:
     """Count what stays when each class keeps its first half: which half doesn't change the count."""
     spec = parse_spec({"version": 1, "prune": [{"structure": "channel", "amount": 0.5}]})
     if all(c.fixed for c in analysis.classes):
         return account(graph, analysis.probe)
     targets = channel_targets(analysis, spec)
-    import numpy as np
-
     kept = {
         c.name: np.arange(c.size) < targets[c.name] for c in analysis.classes if c.name in targets
     }
@@ -94,7 +100,7 @@ def _half(graph: Any, analysis: Analysis) -> Account:
     return account(cut, probe(cut))
 
 
-def _dims(value: Any) -> str:
+def _dims(value: ir.Value) -> str:
     if value.shape is None:
         return "[?]"
     return (
@@ -104,13 +110,14 @@ def _dims(value: Any) -> str:
     )
 
 
-def _plain(c: ChannelClass) -> dict[str, Any]:
+def _plain(c: ChannelClass, macs: int) -> dict[str, Any]:
     return {
         "class": c.name,
         "size": c.size,
         "layers": list(c.layers),
         "members": [f"{s.tensor}[{s.axis}]" for s in c.slices],
         "parameters_per_channel": c.parameters,
+        "macs_per_channel": macs,
         "fixed": c.fixed,
         "reason": c.reason,
     }

@@ -197,6 +197,28 @@ def test_inspect_prints_a_table_and_json(folder):
     sizes = {c["class"]: (c["size"], c["fixed"]) for c in found["classes"]}
     assert sorted(sizes.values()) == [(5, True), (7, False), (10, False), (12, False)]
     assert found["half"]["parameters"] < found["original"]["parameters"] * 0.6
+    # The second convolution: 10 channels of 12 · 9 weights, a bias and 36 columns of the next layer.
+    second = next(c for c in found["classes"] if c["size"] == 10)
+    assert second["parameters_per_channel"] == 12 * 9 + 1 + 36 * 7
+    assert second["macs_per_channel"] == 36 * 12 * 9 + 36 * 7
+    assert "361" in " ".join(table.stdout.split())
+    assert found["operators_without_rule"] == []
+
+
+def test_inspect_puts_classes_that_are_alike_on_one_row(tmp_path):
+    b = Builder(5, 2, 6)
+    for _ in range(5):
+        b.conv(4)
+        b.conv(6)
+    b.value = b.node("RandomUniformLike", b.value)
+    (tmp_path / "net.onnx").write_bytes(model_bytes(b.model()))
+    short = run("inspect", tmp_path / "net.onnx").stdout
+    assert "4 × 6" in short or "4 × 4" in short
+    assert "RandomUniformLike (1)" in short
+    whole = run("inspect", tmp_path / "net.onnx", "--all").stdout
+    layers = [n.name for n in b.nodes if n.op_type == "Conv"]
+    assert all(layer in whole.split() for layer in layers)
+    assert "×" not in whole
 
 
 def test_benchmark_compares_models_in_pairs(folder):
