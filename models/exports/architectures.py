@@ -132,9 +132,30 @@ def architecture(name: str) -> Architecture:
 def _seeded(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     def built() -> nn.Module:
         torch.manual_seed(0)
-        return build().eval()
+        network = build().eval()
+        _enliven(network)
+        return network
 
     return built
+
+
+def _enliven(network: nn.Module) -> None:
+    """Give a fresh network the numbers that training would: an error must show in the output.
+
+    Layer scales and the last norms of residual branches start near zero and would hide their branches;
+    statistics and offsets that start as zeros and ones would hide what is done with them.
+    """
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.dtype == torch.float32 and tensor.numel() > 1 and _uniform(tensor):
+                value = float(tensor.reshape(-1)[0])
+                low, high = (0.5, 1.5) if value else (-0.1, 0.1)
+                scale = 1.0 if abs(value) < 0.5 else abs(value)  # noqa: PLR2004  (a layer scale)
+                tensor.uniform_(low * scale, high * scale)
+
+
+def _uniform(tensor: Tensor) -> bool:
+    return tensor.dim() <= 4 and bool((tensor == tensor.reshape(-1)[0]).all())  # noqa: PLR2004
 
 
 def _image(size: int, batch: int = 2) -> Tensor:
@@ -166,7 +187,7 @@ def _torchvision(name: str) -> Architecture:
         build = _seeded(lambda: _Chosen(entry(**options), "out"))
     else:
         if name in ("googlenet", "inception_v3"):
-            options |= {"aux_logits": False, "init_weights": True}
+            options |= {"aux_logits": False, "init_weights": False}
         entry = getattr(torchvision.models, name)
         build = _seeded(lambda: entry(**options))
     # Position tables, and pools to a fixed size that exporters can't express, ask for one size.
