@@ -69,6 +69,13 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
             f"\noperators without a rule, and how many: {listed}; channels that reach them stay",
             markup=False,
         )
+    plain = [t for t in found.tensors if not t["weight"]]
+    out.print(f"\n{len(found.tensors) - len(plain)} weights, {len(plain)} other float tensors")
+    for tensor in plain if everything else plain[:ROWS]:
+        out.print(
+            f"  {one_line(tensor['name'], NAME)} {tensor['shape']}: {one_line(tensor['why'], 90)}",
+            markup=False,
+        )
     if free:
         left = formatting.share(found.half.parameters, a.parameters)
         macs = formatting.share(found.half.macs, a.macs)

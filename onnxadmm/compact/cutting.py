@@ -50,9 +50,9 @@ def expand_channels(
     masked = model.clone()
     gone = np.array(sorted(dead), np.int64)
     carrying = set(labelling.weights)
-    today = {v.name: constant_of(v) for v in ops.held_tensors(cut)}
-    for value in ops.held_tensors(masked):
-        content, old = today.get(value.name), constant_of(value)
+    today = {n: constant_of(v) for n, v in ops.held(cut).items()}
+    for name, value in ops.held(masked).items():
+        content, old = today.get(name), constant_of(value)
         if content is None or old is None:
             continue
         if value.name in carrying:

@@ -11,7 +11,7 @@ from onnxadmm.graph.normalise import (
 from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import model_bytes, save_model, write_atomic
-from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_version
+from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_version, subgraphs
 
 __all__ = [
     "Probe",
@@ -31,5 +31,6 @@ __all__ = [
     "run_limited",
     "save_model",
     "since_version",
+    "subgraphs",
     "write_atomic",
 ]

@@ -46,6 +46,19 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
     return None
 
 
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
 def all_nodes(scope: ir.Model | ir.Graph | ir.Function) -> Iterator[ir.Node]:
     """Yield every node of a graph or function in order, each before the nodes of its subgraphs.
 

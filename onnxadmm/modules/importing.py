@@ -85,7 +85,9 @@ class _Scope:
         self.inputs: list[str] = []
         self._opsets: Mapping[str, int] = dict(model.opset_imports)
         self._probe = probe
-        self._weights = ops.weights(model)
+        self._weights = {
+            id(r.value): n for n, r in ops.roles(model).items() if r.weight and r.dequantize is None
+        }
         self._there: dict[str, Any] = {}
 
     # --- what builders ask
@@ -135,7 +137,7 @@ class _Scope:
                 f"value {one_line(name, 60)!r} is computed by nothing that can be trained; compress "
                 "without training"
             )
-        trainable = name in self._weights
+        trainable = id(value) in self._weights
         if trainable and content.dtype != np.float32:
             raise UnsupportedError(
                 f"weight {one_line(name, 60)!r} is {content.dtype}; only float32 weights can be trained "
@@ -148,7 +150,7 @@ class _Scope:
             owner.register_parameter(leaf, nn.Parameter(tensor))
         else:
             owner.register_buffer(leaf, tensor)
-        self.bound[name] = path
+        self.bound[self._weights.get(id(value), name)] = path
         return self.graph.get_attr(path)
 
 

@@ -23,7 +23,7 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
     Raises:
         ValueError: A name that the graph doesn't hold, or another shape.
     """
-    held = {v.name: v for v in ops.held_tensors(model)}
+    held = ops.held(model)
     for name, content in weights.items():
         value = held.get(name)
         before = constant_of(value)

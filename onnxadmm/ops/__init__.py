@@ -44,7 +44,7 @@ from onnxadmm.ops._base import (
     registered,
     unlabelled,
 )
-from onnxadmm.ops.roles import held_tensors, layer_weights, weights
+from onnxadmm.ops.roles import Role, held, held_tensors, layer_weights, roles, weights
 
 __all__ = [
     "BuildScope",
@@ -52,6 +52,7 @@ __all__ = [
     "LabelScope",
     "Labels",
     "Operator",
+    "Role",
     "Shapes",
     "activation",
     "arithmetic",
@@ -68,6 +69,7 @@ __all__ = [
     "fix_all",
     "functions",
     "fused",
+    "held",
     "held_tensors",
     "layer_weights",
     "linear",
@@ -80,6 +82,7 @@ __all__ = [
     "reduction",
     "registered",
     "resampling",
+    "roles",
     "sample_statistics",
     "sampling",
     "selection",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxadmm import ops
 from onnxadmm.channels import ChannelClass, channel_macs, dead_labels
 from onnxadmm.compact import Account, account, cut_channels
-from onnxadmm.graph import probe
+from onnxadmm.graph import constant_of, probe
 from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, unlabelled_operators
 from onnxadmm.pipeline.request import ModelLike, open_model
 from onnxadmm.spec import parse_spec
@@ -30,6 +32,7 @@ class Inspection:
         account: Size and cost.
         half: Size and cost if every class lost half its channels (aligned as a run would do).
         unknown: Operators without a rule, with their number of nodes: channels that reach them are fixed.
+        tensors: Every held tensor that could be a weight: name, type, shape, whether it is one, and why.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Inspection:
     account: Account
     half: Account
     unknown: dict[str, int]
+    tensors: tuple[dict[str, Any], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain values, for JSON."""
@@ -55,6 +59,7 @@ class Inspection:
             "operators_without_rule": [
                 {"operator": name, "nodes": n} for name, n in self.unknown.items()
             ],
+            "tensors": list(self.tensors),
         }
 
 
@@ -82,7 +87,22 @@ def inspect(model: ModelLike) -> Inspection:
         account=original,
         half=half,
         unknown=unlabelled_operators(graph),
+        tensors=tuple(_tensors(graph)),
     )
+
+
+def _tensors(graph: Any) -> Iterator[dict[str, Any]]:
+    """Describe the role of every held tensor that could be a weight."""
+    for name, role in ops.roles(graph).items():
+        content = constant_of(role.value)
+        assert content is not None
+        yield {
+            "name": name,
+            "type": content.dtype.name,
+            "shape": list(content.shape),
+            "weight": role.weight,
+            "why": role.why,
+        }
 
 
 def _half(graph: ir.Model, analysis: Analysis) -> Account:
