@@ -106,5 +106,12 @@ def inline_functions(model: ir.Model) -> None:
     expansion is bounded by the loader's checks.
     """
     if model.functions:
+        scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for scope in scopes:
+            for node in all_nodes(scope):
+                function = model.functions.get(node.op_identifier())
+                if function is not None and len(node.outputs) < len(function.outputs):
+                    # A call may leave out the last outputs; the pass wants them all.
+                    node.resize_outputs(len(function.outputs))
         InlinePass()(model)
         model.functions.clear()

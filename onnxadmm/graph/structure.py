@@ -68,9 +68,10 @@ def check_structure(model: ModelProto) -> None:
         )
     _check_interface(graph)
     opsets = _opsets(model.opset_import, "the model")
-    _Scopes(opsets, set(functions)).check_graph(graph, (), 0)
+    devices = {c.name for c in model.configuration}
+    _Scopes(opsets, functions, devices).check_graph(graph, (), 0)
     for function in functions.values():
-        _check_function(function, opsets, set(functions))
+        _check_function(function, opsets, functions, devices)
     _check_expansion(graph, functions)
 
 
@@ -134,10 +135,15 @@ class _Scopes:
     """Checks of the nodes of a graph or function, and of the graphs inside them."""
 
     def __init__(
-        self, opsets: dict[str, int], functions: set[Key], attributes: frozenset[str] | None = None
+        self,
+        opsets: dict[str, int],
+        functions: dict[Key, onnx.FunctionProto],
+        devices: set[str],
+        attributes: frozenset[str] | None = None,
     ) -> None:
         self._opsets = opsets
         self._functions = functions
+        self._devices = devices  # the model's device configurations
         self._attributes = attributes  # that references may name; None outside functions
 
     def check_graph(self, graph: GraphProto, outer: tuple[set[str], ...], depth: int) -> None:
@@ -199,7 +205,13 @@ class _Scopes:
 
     def _check_operator(self, node: NodeProto) -> None:
         domain = _domain(node.domain)
-        if (domain, node.op_type, node.overload) in self._functions:
+        if any(c.configuration_id not in self._devices for c in node.device_configurations):
+            raise ModelError(
+                f"node {_of(node)}: names a device configuration that the model doesn't hold; export it again"
+            )
+        function = self._functions.get((domain, node.op_type, node.overload))
+        if function is not None:
+            self._check_call(node, function)
             return
         if domain not in self._opsets:
             raise ModelError(
@@ -217,6 +229,17 @@ class _Scopes:
                 f"node {_of(node)}: no such operator in domain {_quote(domain or 'ai.onnx')} opset version "
                 f"{self._opsets[domain]}: unsupported or custom; export it again"
             )
+
+    def _check_call(self, node: NodeProto, function: onnx.FunctionProto) -> None:
+        for what, given, taken in (
+            ("inputs", len(node.input), len(function.input)),
+            ("outputs", len(node.output), len(function.output)),
+        ):
+            if given > taken:
+                raise ModelError(
+                    f"node {_of(node)}: {given} {what}, but function {_quote(function.name)} has {taken}; "
+                    "export it again"
+                )
 
     def _check_attributes(
         self, node: NodeProto, defined: set[str], outer: tuple[set[str], ...], depth: int
@@ -258,7 +281,10 @@ class _Scopes:
 
 
 def _check_function(
-    function: onnx.FunctionProto, model_opsets: dict[str, int], functions: set[Key]
+    function: onnx.FunctionProto,
+    model_opsets: dict[str, int],
+    functions: dict[Key, onnx.FunctionProto],
+    devices: set[str],
 ) -> None:
     where = f"function {_quote(function.name)}"
     names = list(function.attribute) + [a.name for a in function.attribute_proto]
@@ -276,7 +302,7 @@ def _check_function(
             f"{where} imports opset version {opset}, the model {model_opsets['']}; export it again"
         )
     defined = set(function.input)
-    _Scopes(opsets, functions, frozenset(names)).check_nodes(function.node, defined, (), 0)
+    _Scopes(opsets, functions, devices, frozenset(names)).check_nodes(function.node, defined, (), 0)
     for name in function.output:
         if name not in defined:
             raise ModelError(f"{where}: output {_quote(name)} is produced by no node")

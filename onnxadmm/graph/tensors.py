@@ -151,6 +151,9 @@ def check_tensor(tensor: TensorProto) -> None:
         raise ModelError(f"tensor {label(tensor)}: is split in segments; store it in one piece")
     filled = [f for f in _TYPED_FIELDS if len(getattr(tensor, f))]
     has_raw = len(tensor.raw_data) > 0
+    if filled and not has_raw:
+        # Present and empty: some readers would take it for the data.
+        tensor.ClearField("raw_data")
     if len(filled) + has_raw > 1:
         raise ModelError(
             f"tensor {label(tensor)}: has data in several fields ({', '.join(filled)}"
