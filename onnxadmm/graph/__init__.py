@@ -10,10 +10,11 @@ from onnxadmm.graph.normalise import (
 )
 from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
-from onnxadmm.graph.saving import model_bytes, save_model, write_atomic
+from onnxadmm.graph.saving import TEMPORARY, model_bytes, save_model, write_atomic
 from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_version, subgraphs
 
 __all__ = [
+    "TEMPORARY",
     "Probe",
     "all_nodes",
     "clear_stale",

@@ -12,6 +12,9 @@ import onnx_ir as ir
 
 from onnxadmm.errors import ResourceError, one_line
 
+TEMPORARY = ".onnxadmm-"
+"""What the name of a file begins with that isn't whole yet."""
+
 
 def model_bytes(model: ir.Model) -> bytes:
     """Return the model as one ONNX file; equal models give equal bytes.
@@ -61,7 +64,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     content = data.encode() if isinstance(data, str) else data
     temporary: Path | None = None
     try:
-        beside = target.parent / f".onnxadmm-{secrets.token_hex(8)}"
+        beside = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         # With 0o666 the user's umask decides on the rights, as for any new file.
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         temporary = beside

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from onnxadmm.errors import ResourceError, SpecError, one_line
-from onnxadmm.graph import write_atomic
+from onnxadmm.graph import TEMPORARY, write_atomic
 
 LOCK = ".lock"
 
@@ -69,6 +69,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _sweep(folder)
         try:
             yield
         finally:
@@ -81,6 +82,14 @@ def locked(folder: Path) -> Iterator[None]:
             for empty in ("checkpoints/admm", "checkpoints/retrain", "checkpoints", "."):
                 with contextlib.suppress(OSError):
                     (folder / empty).rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed run left: with the lock held they are nobody's."""
+    for below in ("", "checkpoints", "checkpoints/admm", "checkpoints/retrain"):
+        for path in (folder / below).glob(f"{TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def write_all(folder: Path, files: Mapping[str, bytes | str]) -> None:

@@ -51,6 +51,8 @@ class CheckpointStore:
         """
         self.folder = folder
         self.identity = dict(identity)
+        self.damaged: list[str] = []
+        """Names of the checkpoints that the last `load` passed over."""
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, all or nothing, and drop those before the last two.
@@ -89,15 +91,17 @@ class CheckpointStore:
     def load(self) -> Checkpoint | None:
         """Return the newest whole checkpoint, or None where there is none.
 
-        A damaged one is skipped for the one before.
+        A damaged one is skipped for the one before, and named in `damaged`.
 
         Raises:
             CheckpointError: It belongs to another model, spec, data or version; names what differs.
         """
+        self.damaged = []
         for stem in reversed(self._stems()):
             found = self._read(stem)
             if found is not None:
                 return found
+            self.damaged.append(stem)
         return None
 
     def clear(self) -> None:

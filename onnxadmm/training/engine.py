@@ -7,6 +7,7 @@ checkpoint goes on as if nothing had happened.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,12 @@ CHECKPOINT_INTERVAL_S = 15.0
 CHECKPOINT_SHARE = 0.04
 """Writing checkpoints takes at most this share of the time: a large one is written less often."""
 
+MAX_RETREATS = 3
+"""So often a run that diverges goes back to the start of its epoch; then it gives up."""
+
+RETREAT_FACTOR = 0.1
+"""After each retreat the learning rate is this share of what it was."""
+
 
 @dataclass
 class _Position:
@@ -51,6 +58,7 @@ class _Position:
     step: int = 0
     loss_sum: float = 0.0
     converged: bool = False
+    retreats: int = 0
     residuals: dict[str, float] = field(default_factory=dict)
     constraints: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -105,6 +113,7 @@ class Trainer:
         self.masks: dict[str, Tensor] = {n: m.to(device) for n, m in (masks or {}).items()}
         self.history: list[EpochRecord] = []
         self.position = _Position()
+        self._good: Checkpoint | None = None
         self._saved_at = time.monotonic()
         self._interval_s = CHECKPOINT_INTERVAL_S
 
@@ -112,12 +121,23 @@ class Trainer:
         """Train to the end, from a checkpoint where there is one.
 
         Raises:
-            DivergedError: A loss or residual is not finite.
+            DivergedError: A loss, gradient, weight or residual is not finite, and was not after
+                `MAX_RETREATS` retreats to the start of its epoch with smaller steps either.
             Interrupted: `stop` asked for it; a checkpoint is saved.
         """
         checkpoint = self.store.load() if self.store else None
+        if self.store is not None and self.store.damaged:
+            way = (
+                "training starts anew" if checkpoint is None else f"step {checkpoint.step} is used"
+            )
+            self.progress.warn(
+                f"damaged checkpoints were passed over ({', '.join(self.store.damaged)}): {way}"
+            )
         if checkpoint is not None:
             self._restore_weights(checkpoint)
+            if "good" in checkpoint.state:
+                good = {n[5:]: t for n, t in checkpoint.tensors.items() if n.startswith("good.")}
+                self._good = Checkpoint(checkpoint.step, good, checkpoint.state["good"])
             self.progress.note(f"resumed after step {checkpoint.step}")
         with self.stop.deferred():
             for index in range(self.position.phase, len(self.phases)):
@@ -131,8 +151,29 @@ class Trainer:
         phase = self.phases[index]
         at = self.position
         at.phase = index
-        optimizer = self._optimizer()
         constraints = [c.tightened(phase.share) for c in self.final]
+        optimizer, solver = self._begin(phase, constraints, checkpoint)
+        while at.epoch < phase.epochs and not at.converged:
+            if at.batch == 0:
+                self._good = self._capture(optimizer, solver)
+            try:
+                self._run_epoch(phase, optimizer, solver)
+            except DivergedError as e:
+                good = self._retreat(e)
+                at = self.position
+                optimizer, solver = self._begin(phase, constraints, good)
+        self._good = None
+        if solver is not None:
+            # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
+            self._project(constraints)
+        at.phase, at.epoch, at.batch, at.converged = index + 1, 0, 0, False
+        self._save(None, None)
+
+    def _begin(
+        self, phase: Phase, constraints: Sequence[Constraint], checkpoint: Checkpoint | None
+    ) -> tuple[torch.optim.Optimizer, Solver | None]:
+        """Make what lives as long as a phase, as it was in the checkpoint if there is one."""
+        optimizer = self._optimizer()
         solver: Solver | None = None
         if phase.stage == "admm":
             # An epoch of fewer steps than updates does one after each step.
@@ -141,14 +182,28 @@ class Trainer:
             solver = Solver(constraints, self.imported.binding, penalty)
         if checkpoint is not None:
             self._restore_phase(checkpoint, optimizer, solver)
-        while at.epoch < phase.epochs and not at.converged:
-            self._run_epoch(phase, optimizer, solver)
-        self._check_finite()
-        if solver is not None:
-            # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
-            self._project(constraints)
-        at.phase, at.epoch, at.batch, at.converged = index + 1, 0, 0, False
-        self._save(None, None)
+        return optimizer, solver
+
+    def _retreat(self, error: DivergedError) -> Checkpoint:
+        """Go back to the start of the epoch, to go on with smaller steps.
+
+        Raises:
+            DivergedError: That has been done often enough.
+        """
+        retreats = self.position.retreats
+        if retreats >= MAX_RETREATS or self._good is None:
+            raise DivergedError(
+                f"{error.args[0]}, after going back {retreats} times with smaller steps; lower "
+                "schedule.optimizer.lr, or check the data's scale"
+            ) from None
+        good = self._good
+        self._restore_weights(good)
+        self.position.retreats = retreats + 1
+        rate = self.schedule.optimizer.lr * RETREAT_FACTOR**self.position.retreats
+        self.progress.warn(
+            f"training diverged, {error.args[0]}; going back to the start of the epoch with learning rate {rate:.2g}"
+        )
+        return good
 
     def _run_epoch(
         self, phase: Phase, optimizer: torch.optim.Optimizer, solver: Solver | None
@@ -177,6 +232,7 @@ class Trainer:
             if at.batch % max(1, self.steps_per_epoch // 20) == 0:
                 self._tick(phase, solver)
             self._maybe_stop(optimizer, solver)
+        self._check_finite()
         metric = self._evaluate()
         primal, dual = at.residuals.get("primal"), at.residuals.get("dual")
         record = EpochRecord(
@@ -211,13 +267,15 @@ class Trainer:
         loss = loss_of(self.objective, output, as_tensor(labels, device), taught)
         value = float(loss.detach())
         if not math.isfinite(value):
+            name = one_line(self.imported.outputs[self.output], 60)
             raise DivergedError(
-                f"step {self.position.step + 1}: the loss is {value}; lower schedule.optimizer.lr"
+                f"step {self.position.step + 1}: the loss on output {name!r} is {value}"
             )
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         if solver is not None:
             solver.add_gradients()
+        self._check_gradients()
         optimizer.step()
         self._apply_masks()
         return value
@@ -225,22 +283,38 @@ class Trainer:
     def _update(self, solver: Solver) -> tuple[Residuals, dict[str, Residuals]]:
         self._check_finite()
         try:
-            return solver.update()
-        except ValueError:
+            residuals, each = solver.update()
+        except ValueError as e:
             # Finite weights and duals whose sum isn't.
             raise DivergedError(
-                f"step {self.position.step}: a residual is no longer finite; lower schedule.optimizer.lr"
+                f"step {self.position.step}: a residual is not finite ({one_line(e, 80)})"
             ) from None
+        for name, one in each.items():
+            if not math.isfinite(one.primal + one.dual):
+                raise DivergedError(
+                    f"step {self.position.step}: the residuals of {one_line(name, 60)!r} are {one.primal}, {one.dual}"
+                )
+        return residuals, each
 
-    @torch.no_grad()
+    def _check_gradients(self) -> None:
+        """Refuse a gradient that isn't finite before it reaches the weights."""
+        found = {n: w.grad for n, w in self.imported.binding.items() if w.grad is not None}
+        norm = torch.nn.utils.get_total_norm(list(found.values()))
+        # A norm may overflow where no gradient does.
+        if not bool(torch.isfinite(norm)):
+            self._refuse_non_finite("the gradient of weight", found, self.position.step + 1)
+
     def _check_finite(self) -> None:
         """Refuse weights that a loss has not looked at yet: those after the last step."""
-        for name, weight in self.imported.binding.items():
-            if not bool(torch.isfinite(weight).all()):
-                raise DivergedError(
-                    f"step {self.position.step}: weight {one_line(name, 60)!r} is no longer finite; lower "
-                    "schedule.optimizer.lr"
-                )
+        self._refuse_non_finite("weight", self.imported.binding, self.position.step)
+
+    @torch.no_grad()
+    def _refuse_non_finite(self, what: str, tensors: Mapping[str, Tensor], step: int) -> None:
+        for name, tensor in tensors.items():
+            finite = torch.isfinite(tensor)
+            if not bool(finite.all()):
+                value = float(tensor[~finite][0])
+                raise DivergedError(f"step {step}: {what} {one_line(name, 60)!r} holds {value}")
 
     # --- weights and masks
 
@@ -266,7 +340,8 @@ class Trainer:
 
     def _set_learning_rate(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         """Decay by a half cosine over the retraining; ADMM's rate stays: each W-step starts afresh."""
-        at, base = self.position, self.schedule.optimizer.lr
+        at = self.position
+        base = self.schedule.optimizer.lr * RETREAT_FACTOR**at.retreats
         if phase.stage == "retrain":
             share = (at.epoch + at.batch / self.steps_per_epoch) / phase.epochs
             rate = base * 0.5 * (1 + math.cos(math.pi * share))
@@ -312,14 +387,36 @@ class Trainer:
         try:
             self.stop.check()
         except BaseException:
-            self._save(optimizer, solver)
+            # Weights that diverged are no state to go on from: the checkpoint before stays the last.
+            with contextlib.suppress(DivergedError):
+                self._check_finite()
+                self._save(optimizer, solver)
             raise
         if time.monotonic() - self._saved_at > self._interval_s:
+            self._check_finite()
             self._save(optimizer, solver)
 
     def _save(self, optimizer: torch.optim.Optimizer | None, solver: Solver | None) -> None:
         if self.store is None or not self.accelerator.is_main_process:
             return
+        started = time.monotonic()
+        now = self._capture(optimizer, solver, copy=False)
+        if self._good is not None:
+            # Where a run goes back to belongs to its state: resumed, it must go back to the same.
+            now.tensors.update({f"good.{n}": t for n, t in self._good.tensors.items()})
+            now.state["good"] = self._good.state
+        self.store.save(now)
+        self._saved_at = time.monotonic()
+        self._interval_s = max(CHECKPOINT_INTERVAL_S, (self._saved_at - started) / CHECKPOINT_SHARE)
+
+    def _capture(
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        solver: Solver | None,
+        *,
+        copy: bool = True,
+    ) -> Checkpoint:
+        """Return the state of the run; `copy` detaches it from what training changes in place."""
         tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.binding.items()}
         tensors.update({f"mask.{n}": m for n, m in self.masks.items()})
         plain: dict[str, Any] = {}
@@ -334,10 +431,9 @@ class Trainer:
             "optimizer": plain,
             "history": [asdict(r) for r in self.history],
         }
-        started = time.monotonic()
-        self.store.save(Checkpoint(self.position.step, tensors, state))
-        self._saved_at = time.monotonic()
-        self._interval_s = max(CHECKPOINT_INTERVAL_S, (self._saved_at - started) / CHECKPOINT_SHARE)
+        if copy:
+            tensors = {n: t.detach().clone() for n, t in tensors.items()}
+        return Checkpoint(self.position.step, tensors, state)
 
     @torch.no_grad()
     def _restore_weights(self, checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ from onnxadmm.data import Dataset
 from onnxadmm.errors import Interrupted
 from onnxadmm.graph import probe
 from onnxadmm.modules import import_model
-from onnxadmm.progress import NeverStop
+from onnxadmm.progress import NeverStop, Silent
 from onnxadmm.spec import Objective, Optimizer, Schedule
 from onnxadmm.training import Settings, Teacher, Trainer, plan_admm, plan_retraining
 
@@ -91,6 +91,7 @@ def settings(stop=None, objective=None, **kwargs):
         schedule=schedule(**kwargs.pop("schedule", {})),
         seed=kwargs.pop("seed", 0),
         stop=stop or NeverStop(),
+        progress=kwargs.pop("progress", None) or Silent(),
     )
 
 

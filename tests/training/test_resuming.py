@@ -9,6 +9,7 @@ import torch
 from runs import IDENTITY, STEPS, Network, StopAfter, outcome, trainer
 
 from onnxadmm.errors import CheckpointError, Interrupted, ResourceError
+from onnxadmm.progress import Silent
 from onnxadmm.spec import Objective, Optimizer
 from onnxadmm.training import Checkpoint, CheckpointStore, engine
 
@@ -182,6 +183,28 @@ def test_when_both_are_damaged_there_is_none(tmp_path):
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(b"")
     assert store.load() is None
+
+
+def test_damage_that_costs_work_is_said(tmp_path):
+    said = []
+
+    class Listener(Silent):
+        def warn(self, text):
+            said.append(text)
+
+    for steps in (3, 2):
+        with pytest.raises(Interrupted):
+            run("admm", tmp_path, StopAfter(steps))
+    damage(tmp_path, "safetensors", "truncated")
+    with pytest.raises(Interrupted):
+        run("admm", tmp_path, StopAfter(2), progress=Listener())
+    assert said == [
+        "damaged checkpoints were passed over (00000005): step 3 is used",
+    ]
+    for path in tmp_path.glob("*.json"):
+        path.write_text("{")
+    run("admm", tmp_path, progress=Listener())
+    assert "(00000005, 00000003): training starts anew" in said[-1]
 
 
 def test_a_run_resumed_before_the_damage_keeps_two_of_its_own(tmp_path):

@@ -7,13 +7,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from runs import BATCH, SAMPLES, STEPS, Network, dataset, outcome, schedule, trainer
+from runs import (
+    BATCH,
+    IDENTITY,
+    SAMPLES,
+    STEPS,
+    Network,
+    StopAfter,
+    dataset,
+    outcome,
+    schedule,
+    trainer,
+)
 
 from onnxadmm.admm import CoupledChannels, kept_channels
 from onnxadmm.admm.penalty import AUTO
-from onnxadmm.errors import DivergedError
+from onnxadmm.errors import DivergedError, Interrupted
 from onnxadmm.spec import Objective, Optimizer
-from onnxadmm.training import plan_admm, plan_retraining
+from onnxadmm.training import CheckpointStore, engine, plan_admm, plan_retraining
 
 
 def random_masks(net, seed=3):
@@ -182,10 +193,13 @@ def test_the_learning_rate_falls_over_the_retraining_and_stays_in_admm():
 
 
 @pytest.mark.parametrize("kind", ["admm", "retrain"])
-def test_a_learning_rate_that_explodes_is_said(kind):
+def test_a_learning_rate_that_explodes_is_said(kind, monkeypatch):
+    monkeypatch.setattr(engine, "RETREAT_FACTOR", 1.0)
     huge = Optimizer(name="SGD", lr=100.0)
     _, made = trainer(kind, schedule={"epochs": 40, "retrain": 40, "optimizer": huge})
-    with pytest.raises(DivergedError, match=r"step \d+: .*lower schedule\.optimizer\.lr"):
+    with pytest.raises(
+        DivergedError, match=r"step \d+: .*back 3 times.*lower schedule\.optimizer\.lr"
+    ):
         made.run()
 
 
@@ -197,21 +211,92 @@ def test_the_very_last_step_is_looked_at_too(kind):
     def breaking(index, optimizer, solver):
         value = step(index, optimizer, solver)
         done.append(1)
-        if len(done) == STEPS:
+        if len(done) % STEPS == 0:
             with torch.no_grad():
                 next(iter(net.imported.binding.values())).fill_(math.inf)
         return value
 
     made._step = breaking
-    with pytest.raises(DivergedError, match="no longer finite"):
+    with pytest.raises(DivergedError, match=r"weight .* holds inf, after going back 3 times"):
         made.run()
+
+
+class Explodes:
+    """Spoils the first weight's gradient at a step of the run, for as long as the rate is above a limit."""
+
+    def __init__(self, net, made, step, limit):
+        self.net, self.made, self.step, self.limit = net, made, step, limit
+        self.times = 0
+        self.hook = next(iter(net.imported.binding.values())).register_hook(self)
+
+    def __call__(self, gradient):
+        rate = 0.01 * engine.RETREAT_FACTOR**self.made.position.retreats
+        if self.made.position.step + 1 == self.step and rate > self.limit:
+            self.times += 1
+            return gradient * math.nan
+        return gradient
+
+
+@pytest.mark.parametrize("kind", ["admm", "retrain"])
+def test_a_run_that_diverges_goes_back_and_goes_on_with_smaller_steps(kind):
+    net, made = trainer(kind)
+    explodes = Explodes(net, made, STEPS + 2, 0.0005)
+    result = made.run()
+    assert explodes.times == 2
+    assert made.position.retreats == 2
+    assert [r.epoch for r in result.history] == list(range(1, len(result.history) + 1))
+    assert all(bool(torch.isfinite(w).all()) for w in net.imported.binding.values())
+
+
+def test_the_gradient_that_is_not_finite_is_named_with_step_and_value():
+    net, made = trainer("retrain")
+    Explodes(net, made, 2, 0.0)
+    with pytest.raises(DivergedError) as caught:
+        made.run()
+    name = next(iter(net.imported.binding))
+    assert f"step 2: the gradient of weight {name!r} holds nan" in str(caught.value)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_run_that_goes_back_and_is_stopped_equals_one_that_was_not(stop, tmp_path):
+    net, made = trainer("admm")
+    Explodes(net, made, STEPS + 3, 0.0005)
+    expected = outcome(net, made.run())
+    store = CheckpointStore(tmp_path, IDENTITY)
+    net, made = trainer("admm", store, stop=StopAfter(stop))
+    Explodes(net, made, STEPS + 3, 0.0005)
+    with pytest.raises(Interrupted):
+        made.run()
+    net, made = trainer("admm", store)
+    Explodes(net, made, STEPS + 3, 0.0005)
+    assert outcome(net, made.run()) == expected
+
+
+def test_a_state_that_diverged_is_never_saved(tmp_path):
+    store = CheckpointStore(tmp_path, IDENTITY)
+    net, made = trainer("retrain", store, stop=StopAfter(2))
+    apply = made._apply_masks
+
+    def breaking():
+        apply()
+        if made.position.step == 1:
+            with torch.no_grad():
+                next(iter(net.imported.binding.values())).fill_(math.inf)
+
+    made._apply_masks = breaking
+    with pytest.raises(Interrupted):
+        made.run()
+    assert store.load() is None
 
 
 def test_a_loss_that_is_nan_is_said_at_its_step():
     data = dataset()
     data.inputs["x"][:] = np.nan
     _, made = trainer("retrain", train=data)
-    with pytest.raises(DivergedError, match="step 1: the loss is nan"):
+    with pytest.raises(
+        DivergedError, match=r"step 1: the loss on output .* is nan, after going back 3 times"
+    ):
         made.run()
 
 
