@@ -13,19 +13,24 @@ from onnxadmm.admm.constraints import (
 )
 from onnxadmm.admm.penalty import Penalty, make_penalty
 from onnxadmm.admm.projections import project_unstructured, top_k_mask
+from onnxadmm.admm.sets import LAYER_STRUCTURES, Layout, Unreachable, make_layer_set
 from onnxadmm.admm.solver import Residuals, Solver
 
 __all__ = [
+    "LAYER_STRUCTURES",
     "Constraint",
     "CoupledChannels",
+    "Layout",
     "Penalty",
     "Residuals",
     "Solver",
+    "Unreachable",
     "Unstructured",
     "channel_masks",
     "coupled",
     "joint_masks",
     "kept_channels",
+    "make_layer_set",
     "make_penalty",
     "project_unstructured",
     "top_k_mask",

@@ -86,7 +86,7 @@ class CoupledChannels(Constraint):
 
     def tightened(self, share: float) -> CoupledChannels:
         """Keep a number of channels between all and `keep`; see `Constraint.tightened`."""
-        keep = _between(self.size, self.keep, share)
+        keep = between(self.size, self.keep, share)
         return CoupledChannels(self.name, self.size, keep, self.slices, self.floor)
 
 
@@ -115,11 +115,11 @@ class Unstructured(Constraint):
 
     def tightened(self, share: float) -> Unstructured:
         """Keep a number of elements between all and `keep`; see `Constraint.tightened`."""
-        return Unstructured(self.tensor, self.size, _between(self.size, self.keep, share))
+        return Unstructured(self.tensor, self.size, between(self.size, self.keep, share))
 
 
-def _between(size: int, keep: int, share: float) -> int:
-    """Return size · (keep / size)^share, rounded up; `size` at share 0, exactly `keep` at share 1."""
+def between(size: int, keep: int, share: float) -> int:
+    """Return a count on the way from `size` to `keep`: size · (keep / size)^share, rounded up; `size` at share 0, exactly `keep` at share 1."""
     if share >= 1:
         return keep
     # Nothing kept is no end of a geometric way: it leads to one, and the last step does the rest.

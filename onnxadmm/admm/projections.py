@@ -7,6 +7,7 @@ the same input gives the same mask anywhere; a percentile threshold would miss k
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +22,21 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
         raise ValueError(f"k = {k} of {scores.numel()} scores")
     if not bool(torch.isfinite(scores).all()):
         raise ValueError("a score is not finite")
-    order = torch.sort(scores, descending=True, stable=True).indices
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[order[:k]] = True
+    if k == 0:
+        return torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    # Selection is linear where sorting isn't. What equals the border stays from the lowest index on.
+    border = _kth_largest(scores, k)
+    mask = scores > border
+    tied = (scores == border).nonzero().flatten()
+    mask[tied[: k - int(mask.sum())]] = True
     return mask
+
+
+def _kth_largest(scores: Tensor, k: int) -> Tensor:
+    place = scores.numel() - k
+    if scores.is_cuda:
+        return torch.kthvalue(scores, place + 1).values
+    return torch.from_numpy(np.partition(scores.detach().numpy(), place)[place : place + 1])
 
 
 def project_unstructured(weight: Tensor, k: int) -> Tensor:

@@ -44,6 +44,7 @@ from onnxadmm.ops._base import (
     registered,
     unlabelled,
 )
+from onnxadmm.ops.axes import weight_axes
 from onnxadmm.ops.roles import Role, held, held_tensors, layer_weights, roles, weights
 
 __all__ = [
@@ -90,5 +91,6 @@ __all__ = [
     "slicing",
     "transposed",
     "unlabelled",
+    "weight_axes",
     "weights",
 ]

@@ -178,9 +178,10 @@ def _run(
 
 def _foresee(request: Request, journal: Journal) -> None:
     """Warn of what the spec asks for and won't get."""
-    if any(p.structure == "unstructured" for p in request.spec.prune):
+    sparse = dict.fromkeys(p.structure for p in request.spec.prune if p.structure != "channel")
+    if sparse:
         journal.warn(
-            "unstructured zeros bring no speed: ONNX Runtime has no sparse kernels; structure: channel does"
+            f"{', '.join(sparse)} zeros bring no speed: ONNX Runtime has no sparse kernels; structure: channel does"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onnxadmm import bench, ops
-from onnxadmm.admm import Constraint, Unstructured, joint_masks, kept_channels
+from onnxadmm.admm import Constraint, CoupledChannels, joint_masks, kept_channels
 from onnxadmm.compact import compare_outputs
 from onnxadmm.errors import VerificationError
 from onnxadmm.graph import Probe, constant_of, model_bytes
@@ -83,8 +83,8 @@ class Learner:
             Class name -> mask of the channels that stay, and the graph with its new weights.
         """
         shapes = trainable_weights(self._request.model)
-        sets = constraints(analysis, self._request.spec, shapes, targets)
-        self._sparse = {c.tensor for c in sets if isinstance(c, Unstructured)}
+        sets = constraints(self._request.model, analysis, self._request.spec, shapes, targets)
+        self._sparse = {n for c in sets if not isinstance(c, CoupledChannels) for n in c.tensors}
         if self._samples is not None and sets:
             self._prepare(analysis.probe, self._samples)
         if self._settings is None or not self._request.spec.schedule.epochs:

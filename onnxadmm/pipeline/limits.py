@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-from onnxadmm.admm import Constraint, Unstructured, coupled
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from onnxadmm import ops
+from onnxadmm.admm import (
+    LAYER_STRUCTURES,
+    Constraint,
+    Layout,
+    Unreachable,
+    coupled,
+    make_layer_set,
+)
 from onnxadmm.channels import matches, patterns
 from onnxadmm.errors import SpecError, one_line
+from onnxadmm.graph import constant_of
 from onnxadmm.pipeline.analysis import Analysis
 from onnxadmm.spec import Prune, Spec
 
 
 def constraints(
+    model: ir.Model,
     analysis: Analysis,
     spec: Spec,
     trainable: Mapping[str, tuple[int, ...]],
@@ -21,27 +34,46 @@ def constraints(
     """Return the spec's prune entries as constraint sets.
 
     Args:
-        analysis: The model.
+        model: The model.
+        analysis: Its channels and layers.
         spec: The spec.
         trainable: Weight name -> shape.
         targets: From `channel_targets`.
+
+    Raises:
+        SpecError: An entry that names no weight, or would leave nothing of one.
     """
     sets: list[Constraint] = [
         coupled(c, targets[c.name], list(trainable)) for c in analysis.classes if c.name in targets
     ]
-    rules = [p for p in spec.prune if p.structure == "unstructured"]
-    chosen: dict[str, Prune] = {}
-    for rule in rules:
-        hit = _matrices(analysis, trainable, rule)
-        if not hit:
-            raise SpecError(
-                f"prune: layers {one_line(rule.layers, 60)!r} match no weight; layers are "
-                f"{one_line(', '.join(analysis.layers), 120)}"
-            )
-        chosen.update(dict.fromkeys(hit, rule))
-    for name, rule in chosen.items():
-        size = math.prod(trainable[name])
-        sets.append(Unstructured(name, size, max(1, round(size * (1 - rule.amount)))))
+    held, axes = ops.weights(model), ops.weight_axes(model)
+    for structure in LAYER_STRUCTURES:
+        chosen: dict[str, tuple[int, Prune]] = {}
+        for position, rule in enumerate(spec.prune, start=1):
+            if rule.structure == structure:
+                hit = _matrices(analysis, trainable, rule)
+                if not hit:
+                    raise SpecError(
+                        f"prune: layers {one_line(rule.layers, 60)!r} match no weight; layers are "
+                        f"{one_line(', '.join(analysis.layers), 120)}"
+                    )
+                chosen.update(dict.fromkeys(hit, (position, rule)))
+        made: set[int] = set()
+        for name, (position, rule) in chosen.items():
+            weight = torch.from_numpy(np.array(constant_of(held[name])))
+            try:
+                found = make_layer_set(name, weight, Layout(*axes.get(name, (0, 1))), rule)
+            except Unreachable as e:
+                raise SpecError(f"prune entry {position}: {one_line(name, 60)!r}: {e}") from None
+            if found is not None:
+                sets.append(found)
+                made.add(position)
+        for position, rule in chosen.values():
+            if position not in made:
+                raise SpecError(
+                    f"prune entry {position}: none of the layers {one_line(rule.layers, 60)!r} has kernels "
+                    "to take positions from; name convolutions"
+                )
     return sets
 
 

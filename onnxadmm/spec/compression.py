@@ -17,24 +17,45 @@ class Prune(Section):
     """
 
     layers: Layers = "*"
-    structure: Literal["channel", "unstructured"] = Field(
-        description="channel: coupled channels, cut from the graph. unstructured: single weights become "
-        "zero (no speed in ONNX Runtime)."
+    structure: Literal[
+        "channel",
+        "unstructured",
+        "filter",
+        "input_channel",
+        "shape",
+        "block",
+        "n_of_m",
+        "pattern",
+    ] = Field(
+        description="channel: coupled channels, cut from the graph. The others zero parts of each weight "
+        "by itself, which is no speed in ONNX Runtime: unstructured (single weights), filter (outputs), "
+        "input_channel (inputs), shape (columns of the GEMM view), block (tiles of it), n_of_m (so many of "
+        "every `group`), pattern (kernel positions, one of `patterns` a kernel)."
     )
     amount: Share = Field(description="The share taken away, in `unit`.")
     unit: Literal["channels", "parameters"] | None = Field(
         None,
-        description="channels for structure channel, parameters (single weights) for unstructured.",
+        description="channels for channel, filter and input_channel, parameters for the others.",
     )
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="Kept counts become multiples of this; by default 8 for classes of 32 and more, else 1.",
     )
     min_channels: PositiveInt = Field(2, description="A class keeps at least so many channels.")
+    block: tuple[Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=1024)]] = (
+        Field((4, 4), description="Rows and columns of a block.")
+    )
+    group: Annotated[int, Field(ge=2, le=64)] = Field(
+        4, description="n_of_m: the M; `amount` 0.5 of 4 is 2:4."
+    )
+    patterns: Annotated[int, Field(ge=1, le=1024)] = Field(
+        8, description="pattern: so many patterns serve a weight."
+    )
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
-        wanted = "channels" if self.structure == "channel" else "parameters"
+        by_channel = self.structure in ("channel", "filter", "input_channel")
+        wanted = "channels" if by_channel else "parameters"
         if self.unit not in (None, wanted):
             raise ValueError(
                 f"unit: {self.unit} does not go with structure: {self.structure}; use {wanted}"

@@ -1,0 +1,62 @@
+"""Every structure through the whole pipeline: what it zeroes stays zero in the file that is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxadmm
+from onnxadmm.errors import SpecError
+from onnxadmm.graph import model_bytes
+
+UNTIMED = "benchmark.providers=[]"
+
+
+def conv_weights(result):
+    proto = onnx.load_from_string(model_bytes(result.pruned))
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    return [held[n.input[1]] for n in proto.graph.node if n.op_type == "Conv"]
+
+
+def compressed(workplace, entries, *more):
+    return onnxadmm.compress(
+        workplace / "model.onnx",
+        workplace / "spec.yaml",
+        overrides=[f"prune=[{entries}]", "gates={}", "schedule.retrain=1", UNTIMED, *more],
+    )
+
+
+@pytest.mark.parametrize("epochs", [0, 1], ids=["one shot and retraining", "ADMM"])
+def test_several_structures_on_one_weight_hold_together(workplace, epochs):
+    result = compressed(
+        workplace,
+        '{layers: "conv*", structure: n_of_m, amount: 0.5},'
+        '{layers: "conv*", structure: filter, amount: 0.25},'
+        '{layers: "conv*", structure: pattern, amount: 0.4, patterns: 3}',
+        f"schedule.epochs={epochs}",
+    )
+    for weight in conv_weights(result):
+        rows = weight.reshape(len(weight), -1)
+        alive = (rows != 0).any(1)
+        assert 1 <= alive.sum() <= round(0.75 * len(rows))
+        whole = rows[:, : rows.shape[1] // 4 * 4].reshape(len(rows), -1, 4)
+        assert ((whole != 0).sum(-1) <= 2).all()
+        kernels = weight.reshape(-1, weight[0, 0].size) != 0
+        assert (kernels.sum(1) <= round(0.6 * kernels.shape[1])).all()
+
+
+def test_a_rate_that_leaves_nothing_is_refused_before_training(workplace):
+    with pytest.raises(SpecError, match=r"prune entry 1: .* at most 0\.9\d* can go"):
+        compressed(workplace, '{layers: "conv*", structure: filter, amount: 0.99}')
+
+
+def test_patterns_without_kernels_are_refused(workplace):
+    with pytest.raises(SpecError, match=r"none of the layers .* has kernels"):
+        compressed(workplace, '{layers: "gemm*", structure: pattern, amount: 0.5}')
+
+
+def test_structures_without_speed_are_said(workplace):
+    result = compressed(workplace, '{layers: "conv*", structure: shape, amount: 0.5}')
+    assert any(w.startswith("shape zeros bring no speed") for w in result.report.warnings)
+    assert all(np.count_nonzero(w) <= round(w.size / 2) + len(w) for w in conv_weights(result))
