@@ -110,6 +110,9 @@ class _Scope:
         return self._probe.shapes[value.name or ""]
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # A method of Tensor has no name that a pickled module could import it by.
+        if function is getattr(torch.Tensor, getattr(function, "__name__", ""), None):
+            return self.graph.call_method(function.__name__, args, kwargs)
         return self.graph.call_function(function, args, kwargs)
 
     # --- the walk
