@@ -1,19 +1,28 @@
-"""Decisions into the graph: mask, cut, prove, count."""
+"""Decisions into the graph: mask, cut, prove, pack, count."""
 
 from __future__ import annotations
 
 from onnxadmm.compact.accounting import Account, account
 from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels
+from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
+from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
+from onnxadmm.compact.unpacking import SMALLEST_OPSET as SMALLEST_PACKED_OPSET
+from onnxadmm.compact.unpacking import unpack_tensors
 
 __all__ = [
+    "SMALLEST_PACKED_IR_VERSION",
+    "SMALLEST_PACKED_OPSET",
     "TOLERANCE",
     "Account",
+    "Packing",
     "Proof",
     "account",
     "compare_outputs",
     "cut_channels",
     "expand_channels",
     "mask_channels",
+    "pack_tensors",
     "prove",
+    "unpack_tensors",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,15 @@ import onnx_ir as ir
 from onnxadmm import bench
 from onnxadmm._version import __version__
 from onnxadmm.channels import dead_labels
-from onnxadmm.compact import TOLERANCE, Account, Proof, cut_channels, expand_channels, prove
+from onnxadmm.compact import (
+    TOLERANCE,
+    Account,
+    Packing,
+    Proof,
+    cut_channels,
+    expand_channels,
+    prove,
+)
 from onnxadmm.graph import complete_outputs, model_bytes, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, quantize_rules
@@ -21,6 +29,7 @@ from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.measuring import accounts, evaluate, time_models
 from onnxadmm.pipeline.output import check_output, locked, write_all
+from onnxadmm.pipeline.packing import pack
 from onnxadmm.pipeline.receipts import FINISHED, finished, identity, receipt
 from onnxadmm.pipeline.request import (
     ModelLike,
@@ -32,7 +41,7 @@ from onnxadmm.pipeline.request import (
 )
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
 from onnxadmm.quantize import quantize
-from onnxadmm.report import Report, Verification, render_all
+from onnxadmm.report import PackedTensor, Report, Verification, render_all
 from onnxadmm.spec import dump_spec
 
 if TYPE_CHECKING:
@@ -45,7 +54,7 @@ class Result:
 
     Attributes:
         model: The compressed graph.
-        pruned: The graph after cutting and before quantization; the same where nothing is quantized.
+        pruned: The graph after cutting and before quantization and packing; the same where neither was done.
         report: All that was measured.
         files: What the output folder receives: name -> content.
     """
@@ -148,6 +157,8 @@ def _run(
         proof = prove(masked, pruned, inputs.proof())
     with journal.stage("quantize"):
         compressed = _quantize(pruned, rules, samples, inputs, journal)
+    with journal.stage("pack"):
+        compressed, packing = pack(compressed, spec, inputs, journal)
     models = {"original": original, "pruned": pruned, "compressed": compressed}
     if compressed is pruned:
         del models["pruned"]
@@ -161,7 +172,8 @@ def _run(
         kept={name: int(mask.sum()) for name, mask in kept.items()},
         learner=learner,
         proof=proof,
-        accounts=accounts(models, analysis.probe, seen, journal),
+        packing=packing,
+        accounts=accounts(models, request, analysis.probe, seen, journal),
         metrics=metrics,
         timings=timings,
         journal=journal,
@@ -209,6 +221,7 @@ def _report(
     kept: Mapping[str, int],
     learner: Learner,
     proof: Proof,
+    packing: Sequence[Packing],
     accounts: Mapping[str, Account],
     metrics: Mapping[str, Mapping[str, float]],
     timings: Sequence[bench.Comparison | bench.Unmeasured],
@@ -241,6 +254,7 @@ def _report(
             samples=proof.samples,
             passed=True,
         ),
+        packing=tuple(PackedTensor(**asdict(p)) for p in packing),
         channels=tuple(facts.reported_classes(analysis.classes, kept)),
         history=tuple(facts.epochs(learner.history)),
         warnings=tuple(journal.warnings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,11 @@ def inspect(model: ModelLike) -> Inspection:
     Raises:
         InputError: The model can't be used.
     """
-    graph, name = open_model(model)
+    graph, name, packed_bytes = open_model(model)
     analysis = analyse(graph)
     original = account(graph, analysis.probe)
+    if packed_bytes is not None:
+        original = replace(original, file_bytes=packed_bytes)
     half = _half(graph, analysis)
     return Inspection(
         name=name,

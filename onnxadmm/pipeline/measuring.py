@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,16 +71,21 @@ def time_models(
     )
 
 
-def accounts(models: Models, before: Probe, after: Probe, journal: Journal) -> dict[str, Account]:
+def accounts(
+    models: Models, request: Request, before: Probe, after: Probe, journal: Journal
+) -> dict[str, Account]:
     """Count parameters and MACs; an int8 graph has those of its float one, and its own file.
 
     Args:
         models: The models.
+        request: Tells what the original took, where it came packed.
         before: Shapes of the original.
         after: Shapes of the cut graph.
         journal: Told what isn't counted.
     """
     original = account(models["original"], before)
+    if request.packed_bytes is not None:
+        original = replace(original, file_bytes=request.packed_bytes)
     cut = account(models.get("pruned", models["compressed"]), after)
     compressed = Account(
         len(model_bytes(models["compressed"])),

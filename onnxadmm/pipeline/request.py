@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxadmm.compact.unpacking import holds_packed, unpack_tensors
 from onnxadmm.data import Dataset, InputInfo, load_split
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import Probe, inline_functions, load_model, model_bytes, real_inputs
@@ -32,6 +33,7 @@ class Request:
         spec: The spec.
         folder: Where the spec's relative paths start.
         digest: SHA-256 of the serialised model.
+        packed_bytes: Size of the model as it came, where it held packed tensors.
     """
 
     model: ir.Model
@@ -39,6 +41,7 @@ class Request:
     spec: Spec
     folder: Path
     digest: str
+    packed_bytes: int | None = None
 
 
 def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> Request:
@@ -65,21 +68,26 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
         parsed = parse_spec(spec, overrides)
     else:
         parsed, folder = read_spec(Path(spec), overrides), Path(spec).parent
-    graph, name = open_model(model)
+    graph, name, packed_bytes = open_model(model)
     digest = hashlib.sha256(model_bytes(graph)).hexdigest()
-    return Request(graph, name, parsed, folder, digest)
+    return Request(graph, name, parsed, folder, digest, packed_bytes)
 
 
-def open_model(model: ModelLike) -> tuple[ir.Model, str]:
-    """Load a model from wherever it is; return it with a name for messages."""
+def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
+    """Load a model from wherever it is; return it with a name for messages.
+
+    Packed tensors come back as the weights that they hold; the last value is then what the model took before.
+    """
     if isinstance(model, ir.Model):
         graph, name = model.clone(), model.graph.name or "model"
     elif isinstance(model, onnx.ModelProto):
         graph, name = ir.from_proto(model), model.graph.name or "model"
     else:
         graph, name = load_model(model), one_line(Path(model).name, 120)
+    packed_bytes = len(model_bytes(graph)) if holds_packed(graph) else None
+    unpack_tensors(graph)
     inline_functions(graph)
-    return graph, name
+    return graph, name, packed_bytes
 
 
 def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:

@@ -9,6 +9,7 @@ from onnxadmm.report.document import (
     Gate,
     LatencyFacts,
     ModelFacts,
+    PackedTensor,
     Ratios,
     Report,
     Residuals,
@@ -17,7 +18,6 @@ from onnxadmm.report.document import (
     Unmeasured,
     Verification,
     report_schema,
-    thin,
 )
 from onnxadmm.report.gates import judge
 from onnxadmm.report.rendering import render_all
@@ -29,6 +29,7 @@ __all__ = [
     "Gate",
     "LatencyFacts",
     "ModelFacts",
+    "PackedTensor",
     "Ratios",
     "Report",
     "Residuals",
@@ -39,5 +40,4 @@ __all__ = [
     "judge",
     "render_all",
     "report_schema",
-    "thin",
 ]

@@ -33,9 +33,6 @@ Number = Annotated[float, Field()]
 # Lists are welcome from Python too; what is kept can't change.
 Items = Annotated[tuple[T, ...], Field(strict=False)]
 
-VERSION: Literal[2] = 2
-"""Of the format. Version 1, whose schema is `report.schema.1.json`, is still read."""
-
 MAX_SAMPLES = 200
 MAX_DEPTH = 32
 
@@ -50,10 +47,6 @@ class BatchLatency(Facts):
     """How long one run of one batch takes."""
 
     median_ms: NonNegative
-    low_ms: NonNegative | None = Field(
-        None, description="Lower end of the 95 % interval of the median. Null: version 1 had none."
-    )
-    high_ms: NonNegative | None = Field(None, description="Upper end.")
     p90_ms: NonNegative
     p99_ms: NonNegative
     runs: PositiveInt = Field(description="Timed runs, all of them; samples_ms may hold fewer.")
@@ -84,43 +77,23 @@ class LatencyFacts(Facts):
         description="The first batch size of the benchmark; the numbers beside it are for this one."
     )
     median_ms: NonNegative
-    low_ms: NonNegative | None = None
-    high_ms: NonNegative | None = None
     p90_ms: NonNegative
     p99_ms: NonNegative
     runs: PositiveInt
-    peak_device_bytes: Count | None = Field(
-        None, description="GPU memory of session and runs, CUDA's context not counted."
-    )
-    peak_gflops: dict[str, NonNegative] = Field(
-        default_factory=dict,
-        description="Element type -> what a large matrix product reached in the same rounds, in 10^9 "
-        "operations a second.",
-    )
     batches: dict[str, BatchLatency] = Field(
         default_factory=dict, description="Batch size (as text) -> its numbers."
     )
 
     @classmethod
-    def of(
-        cls,
-        batches: Mapping[int, BatchLatency],
-        *,
-        peak_device_bytes: int | None = None,
-        peak_gflops: Mapping[str, float] | None = None,
-    ) -> Self:
+    def of(cls, batches: Mapping[int, BatchLatency]) -> Self:
         """Collect the batch sizes of a benchmark; the first in order is the one that heads it."""
         batch_size, first = next(iter(batches.items()))
         return cls(
             batch_size=batch_size,
             median_ms=first.median_ms,
-            low_ms=first.low_ms,
-            high_ms=first.high_ms,
             p90_ms=first.p90_ms,
             p99_ms=first.p99_ms,
             runs=first.runs,
-            peak_device_bytes=peak_device_bytes,
-            peak_gflops=dict(peak_gflops or {}),
             batches={str(b): facts for b, facts in batches.items()},
         )
 
@@ -281,6 +254,18 @@ class Epoch(Facts):
     constraints: dict[str, Residuals] = Field(default_factory=dict)
 
 
+class PackedTensor(Facts):
+    """A tensor that the file stores as streams, unpacked by ONNX Runtime when it makes the session."""
+
+    tensor: str
+    kind: Literal["levels", "sparse levels", "sparse"]
+    dense_bytes: Count
+    packed_bytes: Count = Field(description="Streams, tables and scales, without nodes and names.")
+    entropy_bytes: NonNegative = Field(
+        description="Of its elements as independent symbols, with tables and scales."
+    )
+
+
 class Unmeasured(Facts):
     """Something asked for that could not be measured."""
 
@@ -298,7 +283,7 @@ class Stage(Facts):
 class Report(Facts):
     """The whole document."""
 
-    version: Literal[2] = Field(VERSION, description="Of this format.")
+    version: Literal[1] = Field(1, description="Of this format.")
     onnxadmm: str = Field(description="The version that wrote it.")
     created: str | None = Field(None, description="ISO date; null in a reproducible document.")
     model: str = Field(description="File name of the original.")
@@ -312,6 +297,7 @@ class Report(Facts):
     verification: Verification
     gates: Items[Gate] = ()
     channels: Items[ChannelClass] = ()
+    packing: Items[PackedTensor] = ()
     history: Items[Epoch] = ()
     warnings: Items[str] = ()
     unmeasured: Items[Unmeasured] = ()
@@ -334,17 +320,17 @@ class Report(Facts):
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "report.json") -> Self:
-        """Read a document of this version or an older one.
+        """Read a document.
 
         Args:
             text: JSON.
             name: The file's name, for messages.
 
         Raises:
-            InputError: It is not a report that this version reads; names the file and the field.
+            InputError: It is not a report of this version; names the file and the field.
         """
         try:
-            return cls.model_validate_json(_upgraded(text))
+            return cls.model_validate_json(text)
         except ValidationError as e:
             raise InputError(_explain(e, one_line(name, 80))) from None
 
@@ -355,18 +341,6 @@ def report_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Report.model_json_schema(by_alias=True),
     }
-
-
-def _upgraded(text: str | bytes) -> str | bytes:
-    """Return a version 1 document as one of version 2, which only adds fields; others as they are."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return text  # whoever reads it says what is wrong
-    older = isinstance(document, dict) and type(document.get("version")) is int
-    if older and document["version"] == 1:
-        return json.dumps({**document, "version": VERSION})
-    return text
 
 
 def thin(samples_ms: Sequence[float], limit: int = MAX_SAMPLES) -> tuple[float, ...]:
@@ -416,11 +390,9 @@ def _explain(error: ValidationError, name: str) -> str:
     """Turn pydantic's list into one line about the first thing that is wrong."""
     errors = error.errors(include_url=False)
     version = next((e for e in errors if e["loc"] == ("version",)), None)
-    if version is not None and isinstance(version["input"], int) and version["input"] > VERSION:
+    if version is not None and isinstance(version["input"], int) and version["input"] > 1:
         got = one_line(version["input"], 20)
-        return (
-            f"{name}: version {got} is newer than this onnxadmm reads ({VERSION}); upgrade onnxadmm"
-        )
+        return f"{name}: version {got} is newer than this onnxadmm reads (1); upgrade onnxadmm"
     # A misspelt name is both missing and unknown; the unknown one is what the file says.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     if first["type"] == "json_invalid":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
-from onnxadmm.report.summary import Row, comparison, headlines, remarks, verdict
+from onnxadmm.report.summary import Row, comparison, headlines, packing, remarks, verdict
 
 if TYPE_CHECKING:
     from onnxadmm.report.document import Report
@@ -36,6 +36,8 @@ def render_markdown(report: Report) -> str:
     failed = [g for g in report.gates if not g.passed]
     lines += [f"- ❌ **{escape(g.name)}**: {escape(g.message)}" for g in failed]
     lines.append(f"- {_proof(report)}")
+    stored = packing(report)
+    lines += [f"- {escape(stored)}"] if stored else []
     found = remarks(report)
     lines += [f"- ⚠️ {escape(text)}" for text in found[:MAX_REMARKS]]
     if len(found) > MAX_REMARKS:

@@ -151,6 +151,19 @@ def comparison(report: Report) -> list[Row]:
     return rows
 
 
+def packing(report: Report) -> str | None:
+    """Say what the file stores as streams, how small, and how near to their entropy; None for nothing."""
+    packed = report.packing
+    if not packed:
+        return None
+    dense, stored = sum(p.dense_bytes for p in packed), sum(p.packed_bytes for p in packed)
+    over = stored / (sum(p.entropy_bytes for p in packed) or 1.0) - 1
+    return (
+        f"Packed: {fmt.plural(len(packed), 'tensor')} of {fmt.size(dense)} in {fmt.size(stored)}, "
+        f"{100 * over:.0f} % above their entropy; ONNX Runtime unpacks them when it makes the session"
+    )
+
+
 def remarks(report: Report) -> list[str]:
     """Say in plain words what a reader might trip over: the run's warnings, and what numbers show."""
     said = [one_line(text, 600) for text in report.warnings]
