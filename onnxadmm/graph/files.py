@@ -113,7 +113,7 @@ class ModelFolder:
         return self._sums[descriptor]
 
     def _resolve(self, location: str) -> tuple[str, ...]:
-        """Return the path's components below the folder, symlinks followed, or refuse."""
+        """Return the path's components below the folder, none of them a symlink, or refuse."""
         if not location:
             raise _RefusedError("is empty")
         if not location.isprintable() or "\\" in location or "://" in location:
@@ -130,7 +130,9 @@ class ModelFolder:
             raise _RefusedError(f"can't be resolved: {_reason(e)}") from None
         if not real.is_relative_to(self._root):
             raise _RefusedError("leads outside the model's folder through a symlink")
-        return real.relative_to(self._root).parts
+        if real.relative_to(self._root).parts != tuple(parts):
+            raise _RefusedError("is a symlink, or lies behind one")
+        return tuple(parts)
 
     def _open_inside(self, parts: tuple[str, ...]) -> tuple[int, int]:
         if not parts:
