@@ -15,7 +15,8 @@ def set_constant(value: ir.Value, content: np.ndarray[Any, Any]) -> None:
         value: An initializer, or the output of a Constant node.
         content: The new content, of any shape; its dtype becomes the tensor's.
     """
-    tensor = ir.tensor(np.ascontiguousarray(content), name=value.name)
+    # Unlike ascontiguousarray this leaves a scalar a scalar.
+    tensor = ir.tensor(np.asarray(content, order="C"), name=value.name)
     node = value.producer()
     if node is not None:
         if node.op_type != "Constant":

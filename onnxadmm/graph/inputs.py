@@ -42,7 +42,12 @@ def real_inputs(model: ir.Model) -> list[ir.Value]:
 
 
 def pin_dims(
-    model: ir.Model, batch: int = 1, sizes: Mapping[str, int] | None = None, attempt: int = 0
+    model: ir.Model,
+    batch: int = 1,
+    sizes: Mapping[str, int] | None = None,
+    attempt: int = 0,
+    *,
+    batch_within: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Return a concrete shape for every real input.
 
@@ -54,6 +59,8 @@ def pin_dims(
         batch: Size of open first dimensions.
         sizes: Sizes of symbolic dimensions by name; these win.
         attempt: Which of the usual sizes to take, from 0; beyond the last, the last.
+        batch_within: Where the first dimension is fixed, the open one after it is a batch: a recurrent
+            state [layers, batch, width].
     """
     given = dict(sizes or {})
     inputs = real_inputs(model)
@@ -70,10 +77,12 @@ def pin_dims(
             dim = value.shape[0]
             if isinstance(dim, ir.SymbolicDim) and dim.value:
                 known.setdefault(dim.value, batch)
-    return {_name(v): _shape(v, batch, known, attempt) for v in inputs}
+    return {_name(v): _shape(v, batch, known, attempt, batch_within) for v in inputs}
 
 
-def _shape(value: ir.Value, batch: int, known: dict[str, int], attempt: int) -> tuple[int, ...]:
+def _shape(
+    value: ir.Value, batch: int, known: dict[str, int], attempt: int, batch_within: bool
+) -> tuple[int, ...]:
     implied = _implied(value)
     dims: Sequence[int | ir.SymbolicDim | None]
     if value.shape is None:
@@ -93,7 +102,7 @@ def _shape(value: ir.Value, batch: int, known: dict[str, int], attempt: int) -> 
         guess = usual[min(attempt, len(usual) - 1)]
         if name and name in known:
             size = known[name]
-        elif axis == 0:
+        elif axis == 0 or (batch_within and axis == 1 and shape[0] != batch):
             size = batch
         else:
             size = implied.get(axis, guess)
@@ -233,13 +242,14 @@ def attempts(
     seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
     integers = any(v.dtype is not None and v.dtype.is_integer() for v in real_inputs(model))
     for attempt in range(max(len(OTHER_SIZES), len(IMAGE_SIZES))):
-        shapes = pin_dims(model, batch, sizes, attempt)
-        key = tuple(shapes.items())
-        if key in seen:
-            continue
-        seen.add(key)
-        for zeros in (False, True) if integers else (False,):
-            yield random_inputs(model, shapes, np.random.default_rng(seed), zeros=zeros)
+        for within in (False, True):
+            shapes = pin_dims(model, batch, sizes, attempt, batch_within=within)
+            key = tuple(shapes.items())
+            if key in seen:
+                continue
+            seen.add(key)
+            for zeros in (False, True) if integers else (False,):
+                yield random_inputs(model, shapes, np.random.default_rng(seed), zeros=zeros)
 
 
 def _name(value: ir.Value) -> str:

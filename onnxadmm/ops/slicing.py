@@ -156,8 +156,11 @@ def _sliced(x: Any, axes: list[int], starts: Any, ends: Any, steps: list[int]) -
     """Slice `x`; bounds are lists or tensors."""
     import torch
 
-    first = starts.tolist() if isinstance(starts, torch.Tensor) else starts
-    last = ends.tolist() if isinstance(ends, torch.Tensor) else ends
+    first, last = (
+        # A bound may come out of arithmetic on floats: its values are whole all the same.
+        [int(n) for n in (b.tolist() if isinstance(b, torch.Tensor) else b)]
+        for b in (starts, ends)
+    )
     for axis, start, end, step in zip(axes, first, last, steps, strict=True):
         chosen = range(x.shape[axis])[start:end:step]
         if step > 0:

@@ -21,6 +21,7 @@ IMPORT_SAMPLES = 8
 IMPORT_TOLERANCE = 1e-4
 """Largest error of the imported module against ONNX Runtime, relative to the output's largest value."""
 CALIBRATION_BATCH = 64
+_WIDE = 1e4
 EVALUATION_ROWS = 1024
 
 
@@ -66,7 +67,7 @@ class Inputs:
         }
         held_out = self._held_out()
         real = [] if held_out is None else [self._head(held_out, PROOF_SAMPLES)]
-        return [drawn, positive, *real]
+        return [drawn, positive, *_with_ranges(drawn), *real]
 
     def batch(self, size: int) -> Feed:
         """Return inputs for a batch: real samples, repeated if there are too few; else random ones."""
@@ -125,3 +126,19 @@ class Inputs:
             free = declared is not None and len(declared) and not isinstance(declared[0], int)
             shapes[value.name or ""] = (batch, *shape[1:]) if batch and free else shape
         return shapes
+
+
+def _with_ranges(drawn: Feed) -> list[Feed]:
+    """Return the inputs with wide ranges as scalars: a lower and an upper bound, in either order.
+
+    A model that looks for something between two numbers that it is given finds nothing between two draws
+    from N(0, 1), and answers with values that aren't finite.
+    """
+    scalars = [n for n, a in drawn.items() if a.size == 1 and not a.ndim and a.dtype.kind == "f"]
+    if len(scalars) < 2:  # noqa: PLR2004  (bounds come in pairs)
+        return []
+    values = [0.0] * (len(scalars) - 1) + [_WIDE]
+    return [
+        {**drawn, **{n: np.array(v, drawn[n].dtype) for n, v in zip(scalars, order, strict=True)}}
+        for order in (values, values[::-1])
+    ]
