@@ -98,8 +98,8 @@ def inspect(model: Path, as_json: bool, everything: bool) -> None:
     "--provider",
     "providers",
     multiple=True,
-    type=click.Choice(["cpu", "cuda"]),
-    help="Default: cpu.",
+    metavar="NAME",
+    help="cpu (the default), cuda, or another of this build of ONNX Runtime.",
 )
 @click.option(
     "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1, 65536), help="Default: 1."
@@ -146,11 +146,17 @@ def benchmark(  # noqa: PLR0917  (click hands options over by name)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key of the spec."
 )
-def check(report: Path, spec: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option("--junit", type=FILE, help="Write the verdicts as JUnit XML, for a CI system.")
+def check(report: Path, spec: Path | None, overrides: tuple[str, ...], junit: Path | None) -> None:
     """Judge a stored report.json again, without running anything. Exit status 1 when a gate fails."""
     from onnxadmm.pipeline.checking import check as run
 
     gates = run(report, spec, overrides)
+    if junit is not None:
+        from onnxadmm.graph import write_atomic
+        from onnxadmm.report.junit import render_junit
+
+        write_atomic(junit, render_junit(report.name, gates))
     for gate in gates:
         click.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.message}")
     if not gates:

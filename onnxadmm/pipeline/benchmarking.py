@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, get_args
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from onnxadmm import bench
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import load_model, model_bytes, pin_dims, random_inputs, real_inputs
 from onnxadmm.progress import Progress, Silent, Tick
+from onnxadmm.spec import Provider
 
 Array = np.ndarray[Any, Any]
 
@@ -29,9 +30,13 @@ def benchmark(
     """Time models in pairs on random inputs; see `onnxadmm.bench.compare`.
 
     Raises:
-        SpecError: The models don't take the same inputs.
+        SpecError: The models don't take the same inputs, or a provider has no such name.
         InputError: A model can't be used.
     """
+    for provider in providers:
+        if provider not in get_args(Provider):
+            known = ", ".join(get_args(Provider))
+            raise SpecError(f"provider {one_line(provider, 40)!r} is unknown; known are {known}")
     listener = progress or Silent()
     listener.stage("benchmark")
     listener.note("timing with random inputs")
@@ -59,11 +64,7 @@ def benchmark(
         shapes = pin_dims(models[0], batch)
         return random_inputs(models[0], shapes, np.random.default_rng(seed))
 
-    settings = [
-        bench.Setting(cast("Literal['cpu', 'cuda']", p), n, threads)
-        for p in providers
-        for n in batch_sizes
-    ]
+    settings = [bench.Setting(p, n, threads) for p in providers for n in batch_sizes]
     return bench.compare(contents, settings, feeds, rounds=rounds, seed=seed, progress=tell)
 
 

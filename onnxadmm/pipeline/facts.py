@@ -19,6 +19,7 @@ from onnxadmm.report import (
     SpeedupFacts,
     Unmeasured,
     judge,
+    thin,
 )
 from onnxadmm.report import ChannelClass as ReportedClass
 from onnxadmm.spec import Spec
@@ -41,15 +42,21 @@ def model_facts(
 ) -> ModelFacts:
     """Collect what is known of one model."""
     by_provider: dict[str, dict[int, BatchLatency]] = {}
+    device: dict[str, int] = {}
+    peaks: dict[str, dict[str, float]] = {}
     memory: list[int] = []
     session: list[float] = []
     for timing in timings:
         if isinstance(timing, bench.Unmeasured) or name not in timing.measurements:
             continue
         measured, setting = timing.measurements[name], timing.setting
-        by_provider.setdefault(setting.provider, {})[setting.batch_size] = BatchLatency.of(
-            measured.latency.samples_ms, setting.batch_size
+        by_provider.setdefault(setting.provider, {})[setting.batch_size] = batch_latency(
+            measured.latency
         )
+        peaks.setdefault(setting.provider, timing.peak_gflops)
+        if measured.peak_device_bytes is not None:
+            so_far = device.get(setting.provider, 0)
+            device[setting.provider] = max(so_far, measured.peak_device_bytes)
         memory.append(measured.peak_memory_bytes)
         session.append(measured.session_s)
     return ModelFacts(
@@ -58,9 +65,26 @@ def model_facts(
         nonzero_parameters=account.nonzero_parameters,
         macs=account.macs,
         metrics=dict(metrics),
-        latency={p: LatencyFacts.of(batches) for p, batches in by_provider.items()},
+        latency={
+            p: LatencyFacts.of(b, peak_device_bytes=device.get(p), peak_gflops=peaks[p])
+            for p, b in by_provider.items()
+        },
         peak_memory_bytes=max(memory, default=None),
         session_s=min(session, default=None),
+    )
+
+
+def batch_latency(latency: bench.Latency) -> BatchLatency:
+    """Return a latency as the report lists it: percentiles over all runs, the rounds as samples."""
+    return BatchLatency(
+        median_ms=latency.median_ms,
+        low_ms=latency.low_ms,
+        high_ms=latency.high_ms,
+        p90_ms=latency.p90_ms,
+        p99_ms=latency.p99_ms,
+        runs=latency.runs,
+        throughput_per_s=latency.throughput_per_s,
+        samples_ms=thin(latency.samples_ms),
     )
 
 

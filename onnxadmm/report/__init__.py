@@ -18,6 +18,7 @@ from onnxadmm.report.document import (
     Unmeasured,
     Verification,
     report_schema,
+    thin,
 )
 from onnxadmm.report.gates import judge
 from onnxadmm.report.rendering import render_all
@@ -40,4 +41,5 @@ __all__ = [
     "judge",
     "render_all",
     "report_schema",
+    "thin",
 ]

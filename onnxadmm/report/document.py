@@ -33,6 +33,9 @@ Number = Annotated[float, Field()]
 # Lists are welcome from Python too; what is kept can't change.
 Items = Annotated[tuple[T, ...], Field(strict=False)]
 
+VERSION: Literal[2] = 2
+"""Of the format. Version 1, whose schema is `report.schema.1.json`, is still read."""
+
 MAX_SAMPLES = 200
 MAX_DEPTH = 32
 
@@ -47,6 +50,10 @@ class BatchLatency(Facts):
     """How long one run of one batch takes."""
 
     median_ms: NonNegative
+    low_ms: NonNegative | None = Field(
+        None, description="Lower end of the 95 % interval of the median. Null: version 1 had none."
+    )
+    high_ms: NonNegative | None = Field(None, description="Upper end.")
     p90_ms: NonNegative
     p99_ms: NonNegative
     runs: PositiveInt = Field(description="Timed runs, all of them; samples_ms may hold fewer.")
@@ -77,23 +84,43 @@ class LatencyFacts(Facts):
         description="The first batch size of the benchmark; the numbers beside it are for this one."
     )
     median_ms: NonNegative
+    low_ms: NonNegative | None = None
+    high_ms: NonNegative | None = None
     p90_ms: NonNegative
     p99_ms: NonNegative
     runs: PositiveInt
+    peak_device_bytes: Count | None = Field(
+        None, description="GPU memory of session and runs, CUDA's context not counted."
+    )
+    peak_gflops: dict[str, NonNegative] = Field(
+        default_factory=dict,
+        description="Element type -> what a large matrix product reached in the same rounds, in 10^9 "
+        "operations a second.",
+    )
     batches: dict[str, BatchLatency] = Field(
         default_factory=dict, description="Batch size (as text) -> its numbers."
     )
 
     @classmethod
-    def of(cls, batches: Mapping[int, BatchLatency]) -> Self:
+    def of(
+        cls,
+        batches: Mapping[int, BatchLatency],
+        *,
+        peak_device_bytes: int | None = None,
+        peak_gflops: Mapping[str, float] | None = None,
+    ) -> Self:
         """Collect the batch sizes of a benchmark; the first in order is the one that heads it."""
         batch_size, first = next(iter(batches.items()))
         return cls(
             batch_size=batch_size,
             median_ms=first.median_ms,
+            low_ms=first.low_ms,
+            high_ms=first.high_ms,
             p90_ms=first.p90_ms,
             p99_ms=first.p99_ms,
             runs=first.runs,
+            peak_device_bytes=peak_device_bytes,
+            peak_gflops=dict(peak_gflops or {}),
             batches={str(b): facts for b, facts in batches.items()},
         )
 
@@ -283,7 +310,7 @@ class Stage(Facts):
 class Report(Facts):
     """The whole document."""
 
-    version: Literal[1] = Field(1, description="Of this format.")
+    version: Literal[2] = Field(VERSION, description="Of this format.")
     onnxadmm: str = Field(description="The version that wrote it.")
     created: str | None = Field(None, description="ISO date; null in a reproducible document.")
     model: str = Field(description="File name of the original.")
@@ -320,17 +347,17 @@ class Report(Facts):
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "report.json") -> Self:
-        """Read a document.
+        """Read a document of this version or an older one.
 
         Args:
             text: JSON.
             name: The file's name, for messages.
 
         Raises:
-            InputError: It is not a report of this version; names the file and the field.
+            InputError: It is not a report that this version reads; names the file and the field.
         """
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(_upgraded(text))
         except ValidationError as e:
             raise InputError(_explain(e, one_line(name, 80))) from None
 
@@ -341,6 +368,18 @@ def report_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Report.model_json_schema(by_alias=True),
     }
+
+
+def _upgraded(text: str | bytes) -> str | bytes:
+    """Return a version 1 document as one of version 2, which only adds fields; others as they are."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # whoever reads it says what is wrong
+    older = isinstance(document, dict) and type(document.get("version")) is int
+    if older and document["version"] == 1:
+        return json.dumps({**document, "version": VERSION})
+    return text
 
 
 def thin(samples_ms: Sequence[float], limit: int = MAX_SAMPLES) -> tuple[float, ...]:
@@ -390,9 +429,11 @@ def _explain(error: ValidationError, name: str) -> str:
     """Turn pydantic's list into one line about the first thing that is wrong."""
     errors = error.errors(include_url=False)
     version = next((e for e in errors if e["loc"] == ("version",)), None)
-    if version is not None and isinstance(version["input"], int) and version["input"] > 1:
+    if version is not None and isinstance(version["input"], int) and version["input"] > VERSION:
         got = one_line(version["input"], 20)
-        return f"{name}: version {got} is newer than this onnxadmm reads (1); upgrade onnxadmm"
+        return (
+            f"{name}: version {got} is newer than this onnxadmm reads ({VERSION}); upgrade onnxadmm"
+        )
     # A misspelt name is both missing and unknown; the unknown one is what the file says.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     if first["type"] == "json_invalid":

@@ -9,13 +9,15 @@ if TYPE_CHECKING:
 
 
 def render_all(report: Report) -> dict[str, str]:
-    """Return file name -> text of `report.json`, `report.html` and `report.md`."""
+    """Return file name -> text of `report.json`, `.html`, `.md` and `.xml` (JUnit)."""
     # Templates and YAML aren't needed by who only judges a stored report.
     from onnxadmm.report.html import render_html
+    from onnxadmm.report.junit import render_junit
     from onnxadmm.report.markdown import render_markdown
 
     return {
         "report.json": report.to_json(),
         "report.html": render_html(report),
         "report.md": render_markdown(report),
+        "report.xml": render_junit(report.model, report.gates, report.verification),
     }

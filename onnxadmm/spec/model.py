@@ -72,11 +72,33 @@ class Data(Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
 
 
+# What ONNX Runtime can be built with, by its names in lower case without "ExecutionProvider".
+Provider = Literal[
+    "cpu",
+    "cuda",
+    "tensorrt",
+    "nvtensorrtrtx",
+    "migraphx",
+    "openvino",
+    "dnnl",
+    "vitisai",
+    "qnn",
+    "coreml",
+    "dml",
+    "webgpu",
+    "xnnpack",
+    "acl",
+    "cann",
+]
+
+
 class Benchmark(Section):
     """What is timed against the original in ONNX Runtime."""
 
-    providers: tuple[Literal["cpu", "cuda"], ...] = Field(
-        ("cpu",), description="Where to run; an empty list times nothing."
+    providers: tuple[Provider, ...] = Field(
+        ("cpu",),
+        description="Where to run: those that this build of ONNX Runtime holds; one that can't be used is "
+        "said and left unmeasured. An empty list times nothing.",
     )
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1,), min_length=1)
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -92,17 +114,27 @@ class Benchmark(Section):
         return value
 
 
+class RelativeDrop(Section):
+    """A drop as a share of the original's value."""
+
+    relative: Annotated[float, Field(ge=0, le=1e9)]
+
+
 class Gates(Section):
     """Goals. A gate that failed, or could not be measured, makes the exit status 1."""
 
-    max_drop: dict[Text, Annotated[float, Field(ge=0, le=1e9)]] = Field(
-        default_factory=dict, description="Metric -> the most it may get worse (absolute)."
+    max_drop: dict[Text, Annotated[float, Field(ge=0, le=1e9)] | RelativeDrop] = Field(
+        default_factory=dict,
+        description="Metric -> the most it may get worse: absolute as a number, or `{relative: 0.01}` of "
+        "the original's value.",
     )
-    min_speedup: dict[Literal["cpu", "cuda"], Annotated[float, Field(gt=0, le=1e6)]] = Field(
-        default_factory=dict, description="Provider -> how many times faster, at every batch size."
+    min_speedup: dict[Provider, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        default_factory=dict,
+        description="Provider -> how many times faster, at every batch size: the lower end of the interval.",
     )
-    max_latency_ms: dict[Literal["cpu", "cuda"], PositiveFloat] = Field(
-        default_factory=dict, description="Provider -> median at the first batch size."
+    max_latency_ms: dict[Provider, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Provider -> median at the first batch size: the upper end of its interval.",
     )
     max_file_bytes: PositiveInt | None = None
     min_compression: PositiveFloat | None = Field(

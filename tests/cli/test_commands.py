@@ -141,6 +141,10 @@ def test_a_failed_gate_exits_1_and_check_judges_it_again(folder, tmp_path):
     report = tmp_path / "out" / "report.json"
     assert run("check", report).returncode == 1
     assert run("check", report, "--set", "gates.max_file_bytes=10000000").returncode == 0
+    junit = tmp_path / "gates.xml"
+    assert run("check", report, "--junit", junit).returncode == 1
+    assert 'failures="1"' in junit.read_text()
+    assert 'failures="1"' in (tmp_path / "out" / "report.xml").read_text()
     looser = write_spec(tmp_path / "looser.yaml", gates={"min_compression": 1.5})
     assert run("check", report, "--spec", looser).returncode == 0
 

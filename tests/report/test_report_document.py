@@ -17,10 +17,12 @@ from onnxadmm.report import (
     Report,
     SpeedupFacts,
     Verification,
+    judge,
     report_schema,
 )
 from onnxadmm.report import __file__ as package
 from onnxadmm.report.document import MAX_SAMPLES, thin
+from onnxadmm.spec import parse_spec
 
 
 def published_schema():
@@ -54,6 +56,23 @@ def test_documents_validate_against_the_published_schema(make):
     assert not validator.is_valid(document)
 
 
+STORED = Path(__file__).with_name("report-version-1.json")
+
+
+def test_a_stored_report_of_version_1_is_still_read_and_judged():
+    stored = json.loads(STORED.read_text("utf-8"))
+    older = json.loads(Path(package).with_name("report.schema.1.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(older).validate(stored)
+    report = Report.from_json(STORED.read_bytes())
+    assert report.version == 2
+    assert report.original.file_bytes == stored["original"]["file_bytes"]
+    gates = judge(parse_spec(report.spec).gates, report)
+    assert [(g.name, g.value, g.passed) for g in gates] == [
+        (g["name"], g["value"], g["passed"]) for g in stored["gates"]
+    ]
+    jsonschema.Draft202012Validator(published_schema()).validate(json.loads(report.to_json()))
+
+
 def test_contract_fields_are_there(lenet):
     document = json.loads(lenet.to_json())
     for model in ("original", "compressed"):
@@ -77,7 +96,7 @@ def test_contract_fields_are_there(lenet):
         ('"seed": 0', '"seed": NaN', "seed"),
         ('"seed": 0', '"sead": 0', "sead"),
         ('"seed": 0,', "", "seed is missing"),
-        ('"version": 1,\n  "w', '"version": 2,\n  "w', "version 2 is newer"),
+        ('"version": 2,\n  "w', '"version": 3,\n  "w', "version 3 is newer"),
         ('"macs": 2293000', '"macs": "2293000"', "original.macs"),
         ('"macs": 2293000', '"macs": -1', "original.macs"),
         ('"macs": 2293000', '"macs": 1e400', "original.macs"),

@@ -1,8 +1,16 @@
 import pytest
 from report_samples import bare_report, lenet_report
 
-from onnxadmm.report import ModelFacts, Ratios, SpeedupFacts, Unmeasured, judge
-from onnxadmm.spec import Gates
+from onnxadmm.report import (
+    BatchLatency,
+    LatencyFacts,
+    ModelFacts,
+    Ratios,
+    SpeedupFacts,
+    Unmeasured,
+    judge,
+)
+from onnxadmm.spec import Gates, RelativeDrop
 
 
 def only(gates, report):
@@ -58,6 +66,43 @@ def test_max_drop_says_the_miss():
     gate = only(Gates(max_drop={"accuracy": 0.001}), with_metric("accuracy", 0.9925, 0.99))
     said = gate.message.replace("\N{NO-BREAK SPACE}", " ")
     assert said == "accuracy gets worse by 0.25 pp; 0.10 pp allowed; 0.15 pp too much"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "limit", "passed"),
+    [
+        ("accuracy", 0.8, 0.792, 0.01, True),
+        ("accuracy", 0.8, 0.79, 0.01, False),
+        ("accuracy", 0.8, 0.9, 0.0, True),
+        ("mse", 2.0, 2.1, 0.05, True),
+        ("mse", 2.0, 2.2, 0.05, False),
+        ("mse", 0.0, 0.0, 0.0, True),
+    ],
+)
+def test_a_relative_drop_is_a_share_of_the_originals_value(name, before, after, limit, passed):
+    gates = Gates(max_drop={name: RelativeDrop(relative=limit)})
+    gate = only(gates, with_metric(name, before, after))
+    assert gate.passed is passed
+    assert ("too much" in gate.message) is not passed
+    assert "of the original's value" in gate.message
+
+
+def test_a_relative_drop_from_nothing_is_unmeasured():
+    gates = Gates(max_drop={"mse": RelativeDrop(relative=0.5)})
+    gate = only(gates, with_metric("mse", 0.0, 0.1))
+    assert not gate.passed
+    assert gate.value is None
+
+
+def test_latency_is_judged_by_the_upper_end_of_its_interval(lenet):
+    batch = BatchLatency.of([1.0] * 9, 1).model_copy(update={"low_ms": 0.9, "high_ms": 1.2})
+    facts = {"latency": {"cpu": LatencyFacts.of({1: batch})}}
+    report = lenet_report(compressed=lenet.compressed.model_copy(update=facts))
+    gate = only(Gates(max_latency_ms={"cpu": 1.1}), report)
+    assert not gate.passed
+    assert gate.value == 1.2
+    assert "interval" in gate.message
+    assert only(Gates(max_latency_ms={"cpu": 1.2}), report).passed
 
 
 def test_min_speedup_takes_the_low_end_of_the_worst_batch(lenet):

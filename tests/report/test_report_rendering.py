@@ -24,6 +24,7 @@ from onnxadmm.report import (
     render_all,
 )
 from onnxadmm.report.html import render_html
+from onnxadmm.report.junit import render_junit
 from onnxadmm.report.markdown import render_markdown
 from onnxadmm.report.plots import VARIABLES
 from onnxadmm.report.summary import headlines, remarks, verdict
@@ -145,7 +146,7 @@ def test_pages_say_the_headline_numbers(page):
 
 def test_rendering_is_deterministic_and_survives_json(lenet):
     once = render_all(lenet)
-    assert list(once) == ["report.json", "report.html", "report.md"]
+    assert list(once) == ["report.json", "report.html", "report.md", "report.xml"]
     assert render_all(Report.from_json(once["report.json"])) == once
 
 
@@ -299,6 +300,22 @@ def test_terminal_table_fits_80_columns(lenet):
     assert all(len(line) <= 80 for line in said.splitlines())
     assert "2.88×" in said
     assert "…" not in said
+
+
+def test_junit_counts_and_names_what_failed(lenet):
+    failed = lenet.gates[0].model_copy(update={"passed": False, "message": EVIL})
+    unmeasured = lenet.gates[1].model_copy(update={"passed": False, "value": None})
+    gates = (failed, unmeasured, *lenet.gates[2:])
+    root = ET.fromstring(render_junit(EVIL, gates, Verification(passed=True)))
+    (suite,) = root
+    assert (suite.get("tests"), suite.get("failures")) == ("6", "2")
+    cases = {c.get("name"): c.find("failure") for c in suite}
+    assert cases["max_drop.accuracy"].get("type") == "gate"
+    assert "<script>" in cases["max_drop.accuracy"].text
+    assert cases["min_speedup.cpu"].get("type") == "unmeasured"
+    assert sum(c is None for c in cases.values()) == 4
+    broken = ET.fromstring(render_junit("m", (), Verification(passed=False)))
+    assert broken.get("failures") == "1"
 
 
 def test_importing_the_report_is_light():
