@@ -62,9 +62,7 @@ def select(
             hit = [
                 c
                 for c in classes
-                if matches(
-                    (n for layer in c.layers for n in (layer, *weights.get(layer, ()))), (glob,)
-                )
+                if matches(names_of(c, weights), (glob,))
             ]
             _check(glob, hit, classes, position)
             for c in hit:
@@ -72,6 +70,11 @@ def select(
                     targets[c.name] = kept_count(c.size, rule)
     sizes = {c.name: c.size for c in classes}
     return {name: kept for name, kept in targets.items() if kept < sizes[name]}
+
+
+def names_of(c: ChannelClass, weights: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what a glob may match to mean a class: its own name, its layers' and their weights'."""
+    return [c.name, *(n for layer in c.layers for n in (layer, *weights.get(layer, ())))]
 
 
 def _check(

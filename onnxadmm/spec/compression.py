@@ -12,8 +12,9 @@ from onnxadmm.spec.sections import Layers, PositiveInt, Section, Share, whole
 class Prune(Section):
     """Take a share of something away from the layers that match.
 
-    A layer is matched by globs over node names and weight names. Of several entries of one structure
-    that match, the last one holds.
+    A layer is matched by globs over node names and weight names, a class of coupled channels by its own
+    name too, which `inspect` shows. Of several entries of one structure that match, the last one holds,
+    with its `round_to` and `min_channels`.
     """
 
     layers: Layers = "*"
