@@ -59,11 +59,7 @@ def select(
     for position, rule in enumerate(rules):
         globs = patterns(rule.layers)
         for glob in globs:
-            hit = [
-                c
-                for c in classes
-                if matches(names_of(c, weights), (glob,))
-            ]
+            hit = [c for c in classes if matches(names_of(c, weights), (glob,))]
             _check(glob, hit, classes, position)
             for c in hit:
                 if not c.fixed:

@@ -9,6 +9,7 @@ from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
 from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
 from onnxadmm.compact.unpacking import SMALLEST_OPSET as SMALLEST_PACKED_OPSET
 from onnxadmm.compact.unpacking import unpack_tensors
+from onnxadmm.compact.shapes import shapes_after
 
 __all__ = [
     "SMALLEST_PACKED_IR_VERSION",
@@ -25,4 +26,5 @@ __all__ = [
     "pack_tensors",
     "prove",
     "unpack_tensors",
+    "shapes_after",
 ]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
+from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
 from onnxadmm.graph.constants import set_constant
 
@@ -80,8 +81,8 @@ def cut_channels(
     """Return a copy of the model without the dead channels.
 
     Every tensor that carries a dead label loses that index, constants and attributes that held sizes are
-    mended by the operators' resize rules, and shapes recorded along the way are dropped. Names, opset,
-    metadata and the interface stay.
+    mended by the operators' resize rules, and shapes recorded along the way follow. Names, opset, metadata
+    and the interface stay.
 
     Args:
         model: The graph that was labelled.
@@ -89,7 +90,7 @@ def cut_channels(
         probe: Its shapes before the cut.
         dead: The labels that go.
     """
-    cut = model.clone()
+    cut, dead = model.clone(), set(dead)
     scope = _Scope(cut, labelling, probe, dead)
     if not scope.gone.size:
         return cut
@@ -107,7 +108,9 @@ def cut_channels(
         if operator is not None:
             operator.resize(node, scope)
     scope.drop_unread()
+    recorded = recorded_shapes(model)
     clear_stale(cut)
+    record_shapes(cut, recorded, probe.shapes, shapes_after(labelling, probe.shapes, dead))
     return cut
 
 

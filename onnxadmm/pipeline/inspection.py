@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import ChannelClass, channel_macs, dead_labels
-from onnxadmm.compact import Account, account, cut_channels
-from onnxadmm.graph import constant_of, probe
+from onnxadmm.compact import Account, account, cut_channels, shapes_after
+from onnxadmm.graph import constant_of
 from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, unlabelled_operators
 from onnxadmm.pipeline.request import ModelLike, open_model
 from onnxadmm.spec import parse_spec
@@ -116,10 +116,11 @@ def _half(graph: ir.Model, analysis: Analysis) -> Account:
     kept = {
         c.name: np.arange(c.size) < targets[c.name] for c in analysis.classes if c.name in targets
     }
-    cut = cut_channels(
-        graph, analysis.labelling, analysis.probe, dead_labels(analysis.classes, kept)
-    )
-    return account(cut, probe(cut))
+    labelling, seen = analysis.labelling, analysis.probe
+    dead = dead_labels(analysis.classes, kept)
+    cut = cut_channels(graph, labelling, seen, dead)
+    # A run of the cut graph would show the same, and a large one takes seconds to start.
+    return account(cut, replace(seen, shapes=shapes_after(labelling, seen.shapes, dead)))
 
 
 def _dims(value: ir.Value) -> str:

@@ -69,6 +69,16 @@ def test_cutting_keeps_names_interface_and_checker(model):
     assert after.graph.output == before.graph.output
     assert after.opset_import == before.opset_import
     assert [n.name for n in after.graph.node] == [n.name for n in before.graph.node]
+    # What was recorded of shapes is recorded anew, and true.
+    shown = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.value_info
+    }
+    made = {name for n in before.graph.node for name in n.output}
+    assert shown.keys() >= made & {v.name for v in before.graph.value_info}
+    seen = probe(cut)
+    for name, dims in shown.items():
+        if dims and name in seen.shapes:
+            assert all(d in (0, r) for d, r in zip(dims, seen.shapes[name], strict=True)), name
     held = {i.name for i in after.graph.initializer}
     read = {i for n in after.graph.node for i in n.input}
     assert held <= read
