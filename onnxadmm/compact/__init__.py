@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxadmm.compact.accounting import Account, account
+from onnxadmm.compact.cropping import empty_positions
 from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels
 from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
@@ -21,6 +22,7 @@ __all__ = [
     "account",
     "compare_outputs",
     "cut_channels",
+    "empty_positions",
     "expand_channels",
     "mask_channels",
     "pack_tensors",

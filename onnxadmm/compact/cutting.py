@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
+from onnxadmm.compact.masks import alive_mask
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
 from onnxadmm.graph.constants import set_constant
@@ -29,7 +30,7 @@ def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) ->
     gone = np.array(sorted(dead), np.int64)
     for value in _carriers(masked, labelling):
         content = np.array(constant_of(value))
-        content *= _alive(labelling.axes[value.name or ""], gone)
+        content *= alive_mask(labelling.axes[value.name or ""], gone)
         set_constant(value, content)
     return masked
 
@@ -58,21 +59,11 @@ def expand_channels(
             continue
         if value.name in carrying:
             whole = np.zeros_like(old)
-            whole[_alive(labelling.axes[value.name or ""], gone)] = content.reshape(-1)
+            whole[alive_mask(labelling.axes[value.name or ""], gone)] = content.reshape(-1)
             set_constant(value, whole)
         elif content.shape == old.shape and content.dtype.kind == "f":
             set_constant(value, content)
     return masked
-
-
-def _alive(axes: list[Array], gone: Array) -> Array:
-    """Return the boolean mask, in the tensor's shape, of the elements that carry no dead label."""
-    mask = np.ones([len(a) for a in axes], bool)
-    for axis, labels in enumerate(axes):
-        shape = [1] * len(axes)
-        shape[axis] = -1
-        mask &= ~np.isin(labels, gone).reshape(shape)
-    return mask
 
 
 def cut_channels(

@@ -46,6 +46,7 @@ from onnxadmm.ops._base import (
 )
 from onnxadmm.ops.axes import weight_axes
 from onnxadmm.ops.roles import Role, held, held_tensors, layer_weights, roles, weights
+from onnxadmm.ops.windows import Window, kernel_window
 
 __all__ = [
     "BuildScope",
@@ -55,6 +56,7 @@ __all__ = [
     "Operator",
     "Role",
     "Shapes",
+    "Window",
     "activation",
     "arithmetic",
     "attention",
@@ -72,6 +74,7 @@ __all__ = [
     "fused",
     "held",
     "held_tensors",
+    "kernel_window",
     "layer_weights",
     "linear",
     "movement",

@@ -20,7 +20,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.windows import read_window
+from onnxadmm.ops.windows import read_window, resize_kernel
 
 
 def tie_groups(scope: LabelScope, labels: np.ndarray[Any, Any], group: int, reason: str) -> None:
@@ -69,12 +69,13 @@ class Conv(Operator):
         scope.assign(node.outputs[0], [x_axes[0], filters, *(unlabelled(n) for n in out[2:])])
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
-        """A depthwise convolution has as many groups as channels: fewer channels, fewer groups."""
+        """A depthwise one has as many groups as channels; a smaller kernel needs other pads."""
         x, weight = node.inputs[0], node.inputs[1]
         assert x is not None
         assert weight is not None
         if integer(node, "group", 1) > 1 and scope.shape(weight)[1] == 1 and scope.is_cut(x, 1):
             node.attributes["group"] = ir.AttrInt64("group", scope.kept(x, 1))
+        resize_kernel(node, scope)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's convolution; asymmetric pads become a pad before it."""

@@ -24,7 +24,7 @@ from onnxadmm.ops._base import (
     unlabelled,
 )
 from onnxadmm.ops.convolution import tie_groups
-from onnxadmm.ops.windows import read_window
+from onnxadmm.ops.windows import read_window, resize_kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,14 @@ class ConvTranspose(Operator):
         scope.assign(node.outputs[0], [x_axes[0], filters, *(unlabelled(n) for n in out[2:])])
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
-        """A depthwise one has as many groups as channels: fewer channels, fewer groups."""
+        """A depthwise one has as many groups as channels; a smaller kernel needs other pads."""
         x, weight = node.inputs[0], node.inputs[1]
         assert x is not None
         assert weight is not None
         group = integer(node, "group", 1)
         if group > 1 and group == scope.shape(weight)[0] and scope.is_cut(x, 1):
             node.attributes["group"] = ir.AttrInt64("group", scope.kept(x, 1))
+        resize_kernel(node, scope)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's transposed convolution; what it can't crop is cropped behind it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
 from onnxadmm.ops._attributes import integer, integers, text
-from onnxadmm.ops._base import describe
+from onnxadmm.ops._base import CutScope, Shapes, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,41 @@ def read_window(node: ir.Node, kernel: tuple[int, ...], spatial: tuple[int, ...]
         tuple(after),
         ceil=bool(integer(node, "ceil_mode", 0)),
     )
+
+
+def kernel_window(node: ir.Node, shapes: Shapes) -> Window:
+    """Read the window of a layer with a kernel [O, I, k1..kn] as its second input."""
+    x, weight = node.inputs[0], node.inputs[1]
+    assert x is not None
+    assert weight is not None
+    return read_window(node, shapes[weight.name or ""][2:], shapes[x.name or ""][2:])
+
+
+def resize_kernel(node: ir.Node, scope: CutScope) -> None:
+    """Mend pads, dilations and kernel_shape of a layer whose kernel lost positions.
+
+    Position j of an axis reads the input at i · stride + j · dilation - pad. What goes in front is taken
+    from the pad before, what goes behind from the pad after; a gap becomes part of the dilation.
+    """
+    x, weight = node.inputs[0], node.inputs[1]
+    assert x is not None
+    assert weight is not None
+    kernel = scope.shape(weight)[2:]
+    if not any(scope.is_cut(weight, 2 + i) for i in range(len(kernel))):
+        return
+    window = read_window(node, kernel, scope.shape(x)[2:])
+    before, after = list(window.before), list(window.after)
+    dilations, left = list(window.dilations), list(kernel)
+    for i, size in enumerate(kernel):
+        stays = np.flatnonzero(scope.alive(weight, 2 + i))
+        step, left[i] = dilations[i], len(stays)
+        before[i] -= int(stays[0]) * step
+        after[i] -= (size - 1 - int(stays[-1])) * step
+        if len(stays) > 1:
+            dilations[i] = step * int(stays[1] - stays[0])
+    mended = {"pads": [*before, *after], "dilations": dilations}
+    if "kernel_shape" in node.attributes:
+        mended["kernel_shape"] = left
+    for name, numbers in mended.items():
+        node.attributes[name] = ir.AttrInt64s(name, numbers)
+    node.attributes.pop("auto_pad", None)

@@ -19,6 +19,9 @@ from onnxadmm.compact import (
     Packing,
     Proof,
     cut_channels,
+    Proof,
+    cut_channels,
+    empty_positions,
     expand_channels,
     prove,
 )
@@ -149,6 +152,7 @@ def _run(
     kept, trained = learner.decide(analysis, targets)
     with journal.stage("cut"):
         dead = dead_labels(analysis.classes, kept)
+        dead |= empty_positions(trained, analysis.labelling, analysis.probe, dead)
         pruned = cut_channels(trained, analysis.labelling, analysis.probe, dead)
         seen = probe(pruned)
     pruned = learner.retrain(pruned, seen)
