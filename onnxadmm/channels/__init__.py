@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxadmm.channels.classes import ChannelClass, Slice, classify, dead_labels
 from onnxadmm.channels.costs import channel_macs
 from onnxadmm.channels.labelling import Labelling, label
-from onnxadmm.channels.selection import kept_count, matches, patterns, select
+from onnxadmm.channels.selection import kept_count, kept_steps, matches, patterns, select
 
 __all__ = [
     "ChannelClass",
@@ -15,6 +15,7 @@ __all__ = [
     "classify",
     "dead_labels",
     "kept_count",
+    "kept_steps",
     "label",
     "matches",
     "patterns",

@@ -32,10 +32,33 @@ def kept_count(size: int, rule: Prune) -> int:
 
     The nearest multiple of `round_to`, never fewer than `min_channels`, never more than there are.
     """
-    step = rule.round_to or (ALIGNMENT if size >= ALIGNED_FROM else 1)
+    step = rule.round_to or default_step(size)
     wanted = size * (1 - rule.amount)
     rounded = step * max(1, math.floor(wanted / step + 0.5))
     return min(size, max(rounded, rule.min_channels))
+
+
+def default_step(size: int) -> int:
+    """Return what kept counts of a class of this size are multiples of where the spec says nothing."""
+    return ALIGNMENT if size >= ALIGNED_FROM else 1
+
+
+def kept_steps(
+    classes: Sequence[ChannelClass], rules: Sequence[Prune], weights: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[int, int]]:
+    """Return, for each class, what its kept count is a multiple of, and the least it may be.
+
+    Args:
+        classes: All classes.
+        rules: The spec's prune entries of structure `channel`; the last one that matches holds.
+        weights: Layer name -> names of its weights.
+    """
+    found = {c.name: (default_step(c.size), 1) for c in classes}
+    for rule in rules:
+        for c in classes:
+            if matches(names_of(c, weights), patterns(rule.layers)):
+                found[c.name] = (rule.round_to or default_step(c.size), rule.min_channels)
+    return found
 
 
 def select(

@@ -6,6 +6,7 @@ from onnxadmm.compact.accounting import Account, account
 from onnxadmm.compact.cropping import empty_positions
 from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels
 from onnxadmm.compact.packing import Packing, pack_tensors
+from onnxadmm.compact.folding import Folded, fold_idle
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
 from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
 from onnxadmm.compact.unpacking import SMALLEST_OPSET as SMALLEST_PACKED_OPSET
@@ -18,12 +19,14 @@ __all__ = [
     "TOLERANCE",
     "Account",
     "Packing",
+    "Folded",
     "Proof",
     "account",
     "compare_outputs",
     "cut_channels",
     "empty_positions",
     "expand_channels",
+    "fold_idle",
     "mask_channels",
     "pack_tensors",
     "prove",

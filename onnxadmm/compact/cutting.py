@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
+from onnxadmm.compact.guarding import guard_poles
 from onnxadmm.compact.masks import alive_mask
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
@@ -20,6 +21,8 @@ Array = np.ndarray[Any, Any]
 
 def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> ir.Model:
     """Return a copy of the model with every slice of the dead channels set to zero.
+
+    What isn't finite at zero is kept from spreading (see `onnxadmm.compact.guarding`).
 
     Args:
         model: The graph that was labelled.
@@ -32,6 +35,7 @@ def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) ->
         content = np.array(constant_of(value))
         content *= alive_mask(labelling.axes[value.name or ""], gone)
         set_constant(value, content)
+    guard_poles(masked, labelling, gone)
     return masked
 
 
@@ -63,6 +67,7 @@ def expand_channels(
             set_constant(value, whole)
         elif content.shape == old.shape and content.dtype.kind == "f":
             set_constant(value, content)
+    guard_poles(masked, labelling, gone)
     return masked
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxadmm.bench import open_session
 from onnxadmm.bench.sessions import explain
+from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.errors import UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import model_bytes
 
@@ -84,13 +85,20 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
     reference = open_session(model_bytes(masked), name="the masked model")
     candidate = open_session(model_bytes(cut), name="the cut model")
     names = [o.name for o in reference.get_outputs()]
-    worst, samples, told = 0.0, 0, False
+    worst, samples, told, odd = 0.0, 0, False, False
     for feed in feeds:
         inputs = dict(feed)
         expected, got = _run(reference, names, inputs), _run(candidate, names, inputs)
         worst = max(worst, compare_outputs(expected, got))
+        odd = odd or any(_has_nan(a) for a in expected)
         told = told or all(_has_finite(a) for a in expected)
         samples += len(next((a for a in inputs.values() if a.ndim), np.zeros(1)))
+    if not worst <= TOLERANCE and odd and masked.opset_imports.get("", 1) < WHERE_SINCE:
+        raise UnsupportedError(
+            "the cut model can't be proven equal to the masked one: a removed channel is not finite where it is "
+            f"zero, and opset {masked.opset_imports.get('', 1)} has no Where to leave it out; export with opset "
+            f"{WHERE_SINCE} or newer"
+        )
     if not told:
         raise UnsupportedError(
             "the cut model can't be proven equal to the masked one: an output is not finite on every random "
@@ -111,6 +119,10 @@ def _run(
         return list(session.run(names, inputs))
     except Exception as e:  # noqa: BLE001  (ONNX Runtime raises what it likes)
         raise explain(e, "the proof") from None
+
+
+def _has_nan(array: Array) -> bool:
+    return np.asarray(array).dtype.kind == "f" and bool(np.isnan(array).any())
 
 
 def _has_finite(array: Array) -> bool:

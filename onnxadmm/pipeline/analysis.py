@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxadmm import ops
-from onnxadmm.channels import ChannelClass, Labelling, classify, label, matches, patterns, select
+from onnxadmm.channels import (
+    ChannelClass,
+    Labelling,
+    classify,
+    kept_steps,
+    label,
+    matches,
+    patterns,
+    select,
+)
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import Probe, constant_of, probe
 from onnxadmm.spec import Quantize, Spec
@@ -49,6 +58,12 @@ def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
     """Return class name -> channels kept, for the classes that the spec prunes."""
     rules = [p for p in spec.prune if p.structure == "channel"]
     return select(analysis.classes, rules, analysis.layers)
+
+
+def channel_steps(analysis: Analysis, spec: Spec) -> dict[str, tuple[int, int]]:
+    """Return class name -> (its kept count is a multiple of this, and at least this)."""
+    rules = [p for p in spec.prune if p.structure == "channel"]
+    return kept_steps(analysis.classes, rules, analysis.layers)
 
 
 def quantize_rules(analysis: Analysis, spec: Spec) -> list[tuple[Quantize, set[str]]]:

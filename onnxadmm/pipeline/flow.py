@@ -25,9 +25,16 @@ from onnxadmm.compact import (
     expand_channels,
     prove,
 )
+from onnxadmm.compact import TOLERANCE, Account, Proof, prove
 from onnxadmm.graph import complete_outputs, model_bytes, probe
 from onnxadmm.pipeline import facts
-from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, quantize_rules
+from onnxadmm.pipeline.analysis import (
+    Analysis,
+    analyse,
+    channel_steps,
+    channel_targets,
+    quantize_rules,
+)
 from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.measuring import accounts, evaluate, time_models
@@ -42,6 +49,7 @@ from onnxadmm.pipeline.request import (
     load_samples,
     resolve,
 )
+from onnxadmm.pipeline.surgery import plan_surgery
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
 from onnxadmm.quantize import quantize
 from onnxadmm.report import PackedTensor, Report, Verification, render_all
@@ -151,14 +159,15 @@ def _run(
         learner.keep_checkpoints(folder, belongs, resume=resume)
     kept, trained = learner.decide(analysis, targets)
     with journal.stage("cut"):
-        dead = dead_labels(analysis.classes, kept)
-        dead |= empty_positions(trained, analysis.labelling, analysis.probe, dead)
-        pruned = cut_channels(trained, analysis.labelling, analysis.probe, dead)
+        steps = channel_steps(analysis, spec)
+        surgery = plan_surgery(
+            analysis, trained, kept, steps, feeds=inputs.proof(), journal=journal
+        )
+        pruned, kept = surgery.cut(), surgery.kept
         seen = probe(pruned)
     pruned = learner.retrain(pruned, seen)
     with journal.stage("prove"):
-        masked = expand_channels(trained, analysis.labelling, dead, pruned)
-        proof = prove(masked, pruned, inputs.proof())
+        proof = prove(surgery.reference(pruned), pruned, inputs.proof())
     with journal.stage("quantize"):
         compressed = _quantize(pruned, rules, samples, inputs, journal)
     with journal.stage("pack"):

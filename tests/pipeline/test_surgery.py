@@ -1,0 +1,68 @@
+"""What a compression cuts beside the channels that the spec asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+from graphs import Builder
+
+import onnxadmm
+from onnxadmm.graph import constant_of
+from onnxadmm.graph.constants import set_constant
+
+UNTIMED = {"providers": []}
+
+
+def network():
+    b = Builder(3, 3, 6)
+    b.conv(12, w=b.weight(12, 3, 3, 3, name="first"))
+    b.batchnorm()
+    b.activation("Relu")
+    b.conv(6, kernel=1)
+    b.conv(6, w=b.weight(6, 6, 3, 3, name="third"))
+    b.head("pool")
+    return b.model()
+
+
+def set_zero(model, name, where):
+    value = model.graph.initializers[name]
+    content = np.array(constant_of(value))
+    content[where] = 0
+    set_constant(value, content)
+
+
+def test_idle_channels_and_empty_kernel_rows_go_whatever_is_asked_for():
+    model = network()
+    set_zero(model, "first", slice(0, 5))
+    set_zero(model, "third", np.s_[:, :, 0])
+    result = onnxadmm.compress(
+        model,
+        {
+            "version": 1,
+            "prune": [{"structure": "channel", "amount": 0.0}],
+            "benchmark": UNTIMED,
+        },
+    )
+    held = result.model.graph.initializers
+    assert tuple(held["first"].shape) == (7, 3, 3, 3)
+    assert tuple(held["third"].shape) == (6, 6, 2, 3)
+    kept = {c.size: c.kept for c in result.report.channels if not c.fixed}
+    assert kept[12] == 7
+    assert result.report.verification.cut_vs_masked_max_error < 1e-5
+
+
+def test_cutting_and_folding_go_together():
+    model = network()
+    set_zero(model, "first", slice(0, 2))
+    result = onnxadmm.compress(
+        model,
+        {
+            "version": 1,
+            "prune": [{"structure": "channel", "amount": 0.25, "layers": "first"}],
+            "benchmark": UNTIMED,
+        },
+    )
+    # 9 of 12 by magnitude. BatchNormalization and the next layer's columns count, so of the zero filters
+    # some may be among the 9; none is left.
+    left = constant_of(result.model.graph.initializers["first"])
+    assert len(left) in (7, 8, 9)
+    assert left.any(axis=(1, 2, 3)).all()
