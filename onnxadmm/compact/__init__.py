@@ -5,21 +5,21 @@ from __future__ import annotations
 from onnxadmm.compact.accounting import Account, account
 from onnxadmm.compact.cropping import empty_positions
 from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels
-from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.folding import Folded, fold_idle
+from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
+from onnxadmm.compact.shapes import shapes_after
 from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
 from onnxadmm.compact.unpacking import SMALLEST_OPSET as SMALLEST_PACKED_OPSET
 from onnxadmm.compact.unpacking import unpack_tensors
-from onnxadmm.compact.shapes import shapes_after
 
 __all__ = [
     "SMALLEST_PACKED_IR_VERSION",
     "SMALLEST_PACKED_OPSET",
     "TOLERANCE",
     "Account",
-    "Packing",
     "Folded",
+    "Packing",
     "Proof",
     "account",
     "compare_outputs",
@@ -30,6 +30,6 @@ __all__ = [
     "mask_channels",
     "pack_tensors",
     "prove",
-    "unpack_tensors",
     "shapes_after",
+    "unpack_tensors",
 ]

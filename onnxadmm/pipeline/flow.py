@@ -12,20 +12,13 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm._version import __version__
-from onnxadmm.channels import dead_labels
 from onnxadmm.compact import (
     TOLERANCE,
     Account,
     Packing,
     Proof,
-    cut_channels,
-    Proof,
-    cut_channels,
-    empty_positions,
-    expand_channels,
     prove,
 )
-from onnxadmm.compact import TOLERANCE, Account, Proof, prove
 from onnxadmm.graph import complete_outputs, model_bytes, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
