@@ -33,6 +33,9 @@ prune:
 # quantize:
 #   - {{layers: "*"}}
 
+# A smaller file where weights are zero or on few levels; ONNX Runtime unpacks it when it makes the session:
+# pack: auto
+
 benchmark: {{providers: [cpu], batch_sizes: [1], threads: 1}}
 
 # A gate that fails makes the exit status 1:
