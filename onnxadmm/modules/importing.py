@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from torch import fx, nn
@@ -14,7 +16,9 @@ from torch import fx, nn
 from onnxadmm import ops
 from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph import Probe, constant_of
+from onnxadmm.modules.freezing import captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
+from onnxadmm.ops.element_types import kind_of, to_torch, torch_type
 
 Array = np.ndarray[Any, Any]
 
@@ -28,12 +32,14 @@ class Imported:
         binding: Weight name in the graph -> its parameter; shared weights are one parameter.
         inputs: Names of the inputs, in order.
         outputs: Names of the outputs, in order.
+        frozen: Nodes that ONNX Runtime executes as they are; no gradient passes through them.
     """
 
     module: fx.GraphModule
     binding: dict[str, nn.Parameter]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
 
     def weights(self) -> dict[str, Array]:
         """Return a copy of every weight as it is now, by its name in the graph."""
@@ -60,10 +66,11 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
     for node in model.graph:
         scope.visit(node)
     graph_outputs = list(model.graph.outputs)
-    scope.graph.output(tuple(scope.tensor(v) for v in graph_outputs))
-    # Shapes that builders read off directly leave their arithmetic behind.
-    scope.graph.eliminate_dead_code()
+    scope.graph.output(tuple(scope.output(v) for v in graph_outputs))
     module = fx.GraphModule(scope.root, scope.graph, class_name="ImportedModel")
+    # Shapes that builders read off directly leave their arithmetic behind.
+    module.graph.eliminate_dead_code()
+    module.recompile()
     module.graph.lint()
     parameters = dict(module.named_parameters())
     binding = {name: parameters[path] for name, path in scope.bound.items() if path in parameters}
@@ -72,6 +79,7 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
         binding=binding,
         inputs=tuple(scope.inputs),
         outputs=tuple(v.name or "" for v in graph_outputs),
+        frozen=tuple(scope.frozen),
     )
 
 
@@ -88,7 +96,9 @@ class _Scope:
         self._weights = {
             id(r.value): n for n, r in ops.roles(model).items() if r.weight and r.dequantize is None
         }
+        self.frozen: list[str] = []
         self._there: dict[str, Any] = {}
+        self._learned: set[str] = set()
 
     # --- what builders ask
 
@@ -107,7 +117,26 @@ class _Scope:
         return len(self.shape(value))
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
-        return self._probe.shapes[value.name or ""]
+        seen = self._probe.shapes.get(value.name or "")
+        if seen is None:
+            content = constant_of(value)
+            if content is None:
+                raise UnsupportedError(
+                    f"value {one_line(value.name, 60)!r}: its shape is not known; compress without training"
+                )
+            return content.shape
+        return seen
+
+    def kind(self, value: ir.Value) -> ir.DataType:
+        found, content = self._kind(value), constant_of(value)
+        if found is None and content is None:
+            raise UnsupportedError(
+                f"value {one_line(value.name, 60)!r}: its element type is not known; compress without training"
+            )
+        if found is not None:
+            return found
+        assert content is not None
+        return kind_of(content.dtype.name)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # A method of Tensor has no name that a pickled module could import it by.
@@ -122,14 +151,94 @@ class _Scope:
         self.inputs.append(name)
         self._there[name] = self.graph.placeholder(f"input_{len(self.inputs)}")
 
+    def output(self, value: ir.Value) -> Any:
+        """Return a graph output; levels of a quantization, floats on the way, become their own type."""
+        kind, producer = self._kind(value), value.producer()
+        levels = producer is not None and "Quantize" in producer.op_type
+        if kind is None or not levels or kind in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+            return self.tensor(value)
+        return self.call(torch.Tensor.to, self.tensor(value), torch_type(kind))
+
     def visit(self, node: ir.Node) -> None:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             return
+        read = [v for v in (*node.inputs, *captured(node)) if v is not None]
+        learned = any(v.name in self._learned or id(v) in self._weights for v in read)
+        try:
+            named = zip((v.name for v in node.outputs), self._build(node), strict=False)
+        except UnsupportedError as refusal:
+            named = zip(*self._freeze(node, refusal, learned=learned), strict=True)
+        for name, output in named:
+            if name:
+                self._there[name] = output
+                if learned:
+                    self._learned.add(name)
+
+    def _build(self, node: ir.Node) -> tuple[Any, ...]:
+        """Add a node by its builder.
+
+        Raises:
+            UnsupportedError: Strings, no builder, or outputs that it doesn't compute.
+        """
+        if any(self._is_text(v) for v in (*node.inputs, *node.outputs)):
+            raise UnsupportedError(
+                f"{ops.describe(node)}: strings have no tensors in torch; compress without training"
+            )
         result = ops.find_for_training(node, self._opsets).build(node, self)
         results = result if isinstance(result, tuple) else (result,)
-        for value, output in zip(node.outputs, results, strict=False):
-            if value.name:
-                self._there[value.name] = output
+        if any(v.name and (v.uses() or v.is_graph_output()) for v in node.outputs[len(results) :]):
+            raise UnsupportedError(
+                f"{ops.describe(node)}: only its first {len(results)} outputs can be trained yet; "
+                "compress without training"
+            )
+        return results
+
+    def _is_text(self, value: ir.Value | None) -> bool:
+        if value is None:
+            return False
+        seen = self._probe.dtypes.get(value.name or "", "")
+        return value.dtype is ir.DataType.STRING or seen == "object"
+
+    def _freeze(
+        self, node: ir.Node, refusal: UnsupportedError, *, learned: bool
+    ) -> tuple[list[str], list[Any]]:
+        """Execute a node as it is, by ONNX Runtime, where no gradient must pass through it.
+
+        Raises:
+            UnsupportedError: One must, or ONNX Runtime can't run it either: `refusal`, then.
+        """
+        named = [v for v in node.outputs if v.name]
+        if learned and any(passes_gradient(self._kind(v)) for v in named):
+            raise refusal
+        read = [v for v in (*node.inputs, *captured(node)) if v is not None]
+        try:
+            types = {v: self._type(v) for v in read if constant_of(v) is None}
+            module, passed = freeze(node, self._opsets, types)
+        except UnsupportedError:
+            raise refusal from None
+        path = f"frozen_{len(self.frozen) + 1}"
+        self.root.add_module(path, module)
+        self.frozen.append(ops.describe(node))
+        result = self.graph.call_module(path, tuple(self.tensor(v) for v in passed))
+        if len(named) == 1:
+            return [named[0].name or ""], [result]
+        parts = [self.call(operator.getitem, result, k) for k in range(len(named))]
+        return [v.name or "" for v in named], parts
+
+    def _kind(self, value: ir.Value) -> ir.DataType | None:
+        seen = self._probe.dtypes.get(value.name or "")
+        if value.dtype is not None:
+            return value.dtype
+        return None if seen is None else kind_of(seen)
+
+    def _type(self, value: ir.Value) -> onnx.TypeProto:
+        """Return a value's type with an open shape."""
+        found = onnx.TypeProto()
+        if value.type is not None:
+            ir.serde.serialize_type_into(found, from_=value.type)
+        else:
+            found.tensor_type.elem_type = self.kind(value)
+        return found
 
     def _held(self, value: ir.Value) -> fx.Node:
         """Enter a tensor that the graph holds: a parameter where it is a weight, else a buffer."""
@@ -146,7 +255,7 @@ class _Scope:
                 f"weight {one_line(name, 60)!r} is {content.dtype}; only float32 weights can be trained "
                 "yet, compress without training"
             )
-        tensor = torch.from_numpy(np.array(content))
+        tensor = to_torch(content)
         path = attribute_path(self.root, name)
         owner, leaf = _owner(self.root, path)
         if trainable:

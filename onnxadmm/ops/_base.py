@@ -77,6 +77,9 @@ class BuildScope(Protocol):
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return a concrete shape of the value; symbolic axes hold what a probe saw."""
 
+    def kind(self, value: ir.Value) -> ir.DataType:
+        """Return the value's element type in the graph."""
+
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Add a call to the torch graph and return what stands for its result."""
 

@@ -169,13 +169,19 @@ class Clip(Unary):
                 continue
             bound = scalar(scope.constant(value))
             if value is not None and bound is None:
-                raise UnsupportedError(
-                    f"{describe(node)}: a bound that is computed at run time can't be trained through "
-                    "yet; make it a constant"
-                )
+                rest = [scope.tensor(v) for v in node.inputs[1:]]
+                return scope.call(_clipped, scope.tensor(node.inputs[0]), *rest)
             bounds.append(bound)
         x = scope.tensor(node.inputs[0])
         return x if bounds == [None, None] else scope.call(torch.clamp, x, bounds[0], bounds[1])
+
+
+def _clipped(x: Any, low: Any, high: Any = None) -> Any:
+    """Clamp `x` by bounds that are tensors [] or absent; where they cross, the upper one holds."""
+    import torch
+
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
 
 
 class Passing(Unary):
@@ -214,8 +220,10 @@ class Dropout(Passing):
         Raises:
             UnsupportedError: The graph reads the mask, or asks for training mode.
         """
-        mode = scope.constant(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
-        if (mode is not None and bool(np.any(mode))) or len(node.outputs) > 1:
+        given = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
+        mode = scope.constant(given)
+        mask_read = any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
+        if (given is not None and (mode is None or bool(np.any(mode)))) or mask_read:
             raise UnsupportedError(
                 f"{describe(node)}: a Dropout that is active at inference can't be trained; export the "
                 "model in inference mode"

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer, text
 from onnxadmm.ops._base import BuildScope, LabelScope, describe, fix_all, register
 from onnxadmm.ops.elementwise import Elementwise
+from onnxadmm.ops.unsigned import compute, is_unsigned
 
 
 class Variadic(Elementwise):
@@ -24,7 +24,11 @@ class Variadic(Elementwise):
         import torch
 
         first, *others = (scope.tensor(v) for v in node.inputs)
+        unsigned = is_unsigned(node.inputs[0], scope)
         for other in others:
+            if unsigned:
+                first = scope.call(compute, self.function, first, other)
+                continue
             first = scope.call(getattr(torch, self.function), first, other)
         return first
 
@@ -106,7 +110,7 @@ class Mod(Elementwise):
     """The remainder of a division: with the divisor's sign, or with `fmod` the dividend's."""
 
     op_type = "Mod"
-    versions = (10, 13)
+    versions = (10, 13, 28)
     attributes = frozenset({"fmod"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
@@ -120,6 +124,9 @@ class Mod(Elementwise):
         """Call torch's fmod or remainder."""
         import torch
 
+        if is_unsigned(node.inputs[0], scope):
+            # Without signs both remainders are the same.
+            return scope.call(compute, "remainder", *(scope.tensor(v) for v in node.inputs))
         function = torch.fmod if integer(node, "fmod", 0) else torch.remainder
         return scope.call(function, scope.tensor(node.inputs[0]), scope.tensor(node.inputs[1]))
 
@@ -129,22 +136,11 @@ class BitShift(Elementwise):
     """Bits moved to the left or to the right."""
 
     op_type = "BitShift"
-    versions = (11,)
+    versions = (11, 28)
     attributes = frozenset({"direction"})
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's shift.
-
-        Raises:
-            UnsupportedError: Unsigned integers of more than 8 bits: torch doesn't shift them.
-        """
-        import torch
-
-        if node.outputs[0].dtype != ir.DataType.UINT8:
-            raise UnsupportedError(
-                f"{describe(node)}: only 8-bit integers are shifted in torch; others can't be trained yet, "
-                "compress without training"
-            )
+        """Call numpy's shift: torch hasn't all types, and others wrap."""
         left = text(node, "direction", "LEFT") == "LEFT"
-        function = torch.bitwise_left_shift if left else torch.bitwise_right_shift
-        return scope.call(function, scope.tensor(node.inputs[0]), scope.tensor(node.inputs[1]))
+        name = "bitwise_left_shift" if left else "bitwise_right_shift"
+        return scope.call(compute, name, *(scope.tensor(v) for v in node.inputs))

@@ -23,7 +23,7 @@ class DepthToSpace(Operator):
     """[N, C · b², H, W] to [N, C, H · b, W · b]."""
 
     op_type = "DepthToSpace"
-    versions = (1, 11, 13)
+    versions = (1, 11, 13, 28)
     attributes = frozenset({"blocksize", "mode"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
@@ -64,7 +64,7 @@ class SpaceToDepth(Operator):
     """[N, C, H · b, W · b] to [N, C · b², H, W]."""
 
     op_type = "SpaceToDepth"
-    versions = (1, 13)
+    versions = (1, 13, 28)
     attributes = frozenset({"blocksize"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
@@ -94,7 +94,7 @@ class ReverseSequence(Operator):
     """The first elements of each row turned round, as many as the row's length says."""
 
     op_type = "ReverseSequence"
-    versions = (10,)
+    versions = (10, 28)
     attributes = frozenset({"batch_axis", "time_axis"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:

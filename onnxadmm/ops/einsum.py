@@ -54,7 +54,7 @@ class Einsum(Operator):
     """Products of operands, summed over the letters that the result lacks."""
 
     op_type = "Einsum"
-    versions = (12,)
+    versions = (12, 28)
     attributes = frozenset({"equation"})
     weight_ports = (0, 1)
 

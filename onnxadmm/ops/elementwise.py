@@ -18,6 +18,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
+from onnxadmm.ops.unsigned import compute, is_unsigned, kind_of_value
 
 
 def meet(
@@ -70,6 +71,8 @@ class Binary(Elementwise):
         """Call the torch function of the same meaning."""
         import torch
 
+        if is_unsigned(node.inputs[0], scope):
+            return scope.call(compute, self.function, *(scope.tensor(v) for v in node.inputs))
         function: Callable[..., Any] = getattr(torch, self.function)
         return scope.call(function, scope.tensor(node.inputs[0]), scope.tensor(node.inputs[1]))
 
@@ -115,7 +118,10 @@ class Div(Binary):
 
         first = node.inputs[0]
         assert first is not None
-        whole = first.dtype is not None and first.dtype.is_integer()
+        if is_unsigned(first, scope):
+            return scope.call(compute, "div", *(scope.tensor(v) for v in node.inputs))
+        kind = kind_of_value(first, scope)
+        whole = kind is not None and kind.is_integer()
         return scope.call(
             torch.div,
             scope.tensor(first),

@@ -173,7 +173,7 @@ class Range(Operator):
     """Numbers from a start to before a limit."""
 
     op_type = "Range"
-    versions = (11,)
+    versions = (11, 27)
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
         """Number the elements: they are positions, no channels."""

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxadmm.ops._attributes import integer, number
 from onnxadmm.ops._base import BuildScope, normal_axis, register
 from onnxadmm.ops.activation import AcrossAxis, FlattenedSoftmax, NotFiniteAtZero, Unary
+from onnxadmm.ops.unsigned import compute, is_unsigned
 
 
 def _unary(op_type: str, versions: tuple[int, ...], function: str, meaning: str) -> None:
@@ -33,7 +34,19 @@ _unary("Asinh", (9, 22), "asinh", "The inverse hyperbolic sine.")
 _unary("Atanh", (9, 22), "atanh", "The inverse hyperbolic tangent.")
 _unary("IsNaN", (9, 13, 20), "isnan", "Whether it is not a number.")
 _unary("Not", (1,), "logical_not", "The opposite truth.")
-_unary("BitwiseNot", (18,), "bitwise_not", "Every bit turned.")
+
+
+@register
+class BitwiseNot(Unary):
+    """Every bit turned."""
+
+    op_type, versions, function = "BitwiseNot", (18,), "bitwise_not"
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's function, numpy's for unsigned integers that torch doesn't compute."""
+        if is_unsigned(node.inputs[0], scope):
+            return scope.call(compute, self.function, scope.tensor(node.inputs[0]))
+        return super().build(node, scope)
 
 
 @register
@@ -141,7 +154,7 @@ class Selu(Unary):
 class Celu(Unary):
     """max(0, x) + min(0, alpha · (exp(x / alpha) - 1))."""
 
-    op_type, versions = "Celu", (12,)
+    op_type, versions = "Celu", (12, 28)
     attributes = frozenset({"alpha"})
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer, integers
 from onnxadmm.ops._base import (
@@ -19,8 +18,7 @@ from onnxadmm.ops._base import (
     normal_axis,
     register,
 )
-from onnxadmm.ops.activation import Passing
-from onnxadmm.ops.sizes import Entry, Size, couple, entries, target_sizes
+from onnxadmm.ops.sizes import Entry, Size, couple, entries, known, target_sizes
 
 Array = np.ndarray[Any, Any]
 
@@ -83,7 +81,8 @@ class Reshape(Reshaping):
         assert x is not None
         target = target_sizes(shape, scope)
         if target is None:
-            return scope.call(_reshape_to, scope.tensor(x), scope.tensor(shape))
+            keep = not integer(node, "allowzero", 0)
+            return scope.call(_reshape_to, scope.tensor(x), scope.tensor(shape), keep)
         data = scope.tensor(x)
         keep = not integer(node, "allowzero", 0)
         sizes = [
@@ -117,9 +116,9 @@ def _constant_target(node: ir.Node, found: list[Entry] | None) -> Array | None:
     return np.array(result, np.int64)
 
 
-def _reshape_to(x: Any, shape: Any) -> Any:
-    """Reshape `x` to a shape that is itself a tensor."""
-    return x.reshape([x.shape[a] if n == 0 else n for a, n in enumerate(shape.tolist())])
+def _reshape_to(x: Any, shape: Any, keep: bool) -> Any:
+    """Reshape `x` to a shape that is itself a tensor; 0 is the axis that it stands for, if any."""
+    return x.reshape([x.shape[a] if n == 0 and keep else n for a, n in enumerate(shape.tolist())])
 
 
 @register
@@ -171,9 +170,16 @@ class Squeeze(Reshaping):
 
         assert node.inputs[0] is not None
         second = node.inputs[1] if len(node.inputs) > 1 else None
-        axes = _axes(node, scope.constant(second), scope.rank(node.inputs[0]))
+        axes = _axes(node, known(second, scope), scope.rank(node.inputs[0]))
         x = scope.tensor(node.inputs[0])
+        if second is not None and axes is None:
+            return scope.call(_squeeze_at, x, scope.tensor(second))
         return scope.call(torch.squeeze, x, tuple(axes)) if axes else scope.call(torch.squeeze, x)
+
+
+def _squeeze_at(x: Any, axes: Any) -> Any:
+    """Drop the axes that a tensor holds."""
+    return x.squeeze(tuple(axes.tolist()))
 
 
 @register
@@ -189,13 +195,21 @@ class Unsqueeze(Reshaping):
         import torch
 
         second = node.inputs[1] if len(node.inputs) > 1 else None
-        axes = _axes(node, scope.constant(second), scope.rank(node.outputs[0]))
-        if axes is None:
-            raise UnsupportedError(f"{describe(node)}: axes that are computed at run time")
+        axes = _axes(node, known(second, scope), scope.rank(node.outputs[0]))
         x = scope.tensor(node.inputs[0])
+        if axes is None:
+            return scope.call(_unsqueeze_at, x, scope.tensor(second))
         for axis in axes:
             x = scope.call(torch.unsqueeze, x, axis)
         return x
+
+
+def _unsqueeze_at(x: Any, axes: Any) -> Any:
+    """Insert the axes that a tensor holds, counted in the result."""
+    rank = x.dim() + axes.numel()
+    for axis in sorted(a % rank for a in axes.reshape(-1).tolist()):
+        x = x.unsqueeze(axis)
+    return x
 
 
 @register
@@ -298,23 +312,6 @@ class Split(Operator):
         sizes = [scope.shape(o)[axis] for o in node.outputs]
         pieces = scope.call(torch.split, scope.tensor(node.inputs[0]), sizes, dim=axis)
         return tuple(scope.call(operator.getitem, pieces, i) for i in range(len(sizes)))
-
-
-@register
-class Cast(Passing):
-    """The same values in another type."""
-
-    op_type = "Cast"
-    versions = (6, 9, 13, 19, 21, 23, 24, 25)
-    attributes = frozenset({"to", "saturate", "round_mode"})
-
-    def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's to."""
-        import torch
-
-        to = ir.DataType(integer(node, "to", 1)).numpy()
-        kind = torch.from_numpy(np.zeros(1, to)).dtype
-        return scope.call(torch.Tensor.to, scope.tensor(node.inputs[0]), kind)
 
 
 @register

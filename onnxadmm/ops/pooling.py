@@ -104,7 +104,7 @@ class AveragePool(Pooling):
         """Call torch's avg_pool.
 
         Raises:
-            UnsupportedError: Dilations, or asymmetric pads that don't count: torch has neither.
+            UnsupportedError: Dilations, or unusual pads rounded up: torch has neither.
         """
         import torch.nn.functional as F  # noqa: N812
 
@@ -113,13 +113,17 @@ class AveragePool(Pooling):
         function: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}.get(len(kernel))
         window = read_window(node, kernel, scope.shape(node.inputs[0])[2:])
         counted = bool(integer(node, "count_include_pad", 0))
-        if function is None or max(window.dilations) > 1 or (not window.symmetric and not counted):
+        data, padding = scope.tensor(node.inputs[0]), window.before
+        wide = any(2 * p > k for p, k in zip(padding, kernel, strict=True))
+        unusual = wide or not window.symmetric
+        if function is None or max(window.dilations) > 1 or (unusual and window.ceil):
             raise UnsupportedError(
                 f"{describe(node)}: this kind of average pooling can't be trained yet; compress "
                 "without training"
             )
-        data, padding = scope.tensor(node.inputs[0]), window.before
-        if not window.symmetric:
+        if unusual and not counted:
+            return scope.call(_inner_mean, data, window.torch_pads(), kernel, window.strides)
+        if unusual:
             data = scope.call(F.pad, data, window.torch_pads())
             padding = (0,) * len(kernel)
         return scope.call(
@@ -131,6 +135,16 @@ class AveragePool(Pooling):
             ceil_mode=window.ceil,
             count_include_pad=counted,
         )
+
+
+def _inner_mean(x: Any, pads: list[int], kernel: Any, strides: Any) -> Any:
+    """Return the mean of what each window holds of `x`; pads don't count."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    function: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(kernel)]
+    share = function(F.pad(torch.ones_like(x[:1, :1]), pads), kernel, strides)
+    return function(F.pad(x, pads), kernel, strides) / share
 
 
 class GlobalPooling(Pooling):

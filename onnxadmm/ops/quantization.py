@@ -30,6 +30,10 @@ _LEVELS = {
     ir.DataType.INT8: (-128, 127),
     ir.DataType.UINT16: (0, 65535),
     ir.DataType.INT16: (-32768, 32767),
+    ir.DataType.INT4: (-8, 7),
+    ir.DataType.UINT4: (0, 15),
+    ir.DataType.INT2: (-2, 1),
+    ir.DataType.UINT2: (0, 3),
 }
 _ZERO_POINT = 2
 
@@ -37,7 +41,7 @@ _ZERO_POINT = 2
 class Linear(Operator):
     """x and q = x / scale + zero point, by tensor, or by index of one axis."""
 
-    versions = (10, 13, 19, 21, 23, 24, 25)
+    versions = (10, 13, 19, 21, 23, 24, 25, 28)
     attributes = frozenset({"axis", "block_size", "output_dtype", "saturate"})
     statistics_ports = (1,)
 

@@ -63,7 +63,7 @@ class Reduction(Operator):
         """Call the torch reduction over the axes.
 
         Raises:
-            UnsupportedError: Axes that are computed, or none where the standard leaves the result open.
+            UnsupportedError: No axes where the standard leaves the result open.
         """
         x = node.inputs[0]
         assert x is not None
@@ -73,9 +73,13 @@ class Reduction(Operator):
         if given is None and port is not None:
             values = known(port, scope)
             if values is None:
-                raise UnsupportedError(
-                    f"{describe(node)}: axes that are computed at run time can't be trained yet; compress "
-                    "without training"
+                return scope.call(
+                    _over_computed,
+                    self.op_type,
+                    scope.tensor(x),
+                    scope.tensor(port),
+                    bool(integer(node, "keepdims", 1)),
+                    bool(integer(node, "noop_with_empty_axes", 0)),
                 )
         axes = sorted(normal_axes(values, scope.rank(x)))
         if not axes and integer(node, "noop_with_empty_axes", 0):
@@ -93,6 +97,16 @@ class Reduction(Operator):
         raise NotImplementedError
 
 
+def _over_computed(op_type: str, x: Any, axes: Any, keep: bool, noop: bool) -> Any:
+    """Reduce over the axes that a tensor holds; over all of them, or none, where it is empty."""
+    function = _FUNCTIONS[op_type][1]
+    chosen = sorted(a % max(x.dim(), 1) for a in axes.reshape(-1).tolist())
+    if not chosen and noop:
+        # Over no axis each element is reduced alone.
+        return function(x.unsqueeze(-1), [x.dim()], False)
+    return function(x, chosen or list(range(x.dim())), keep)
+
+
 def _mean(x: Any, axes: list[int], keep: bool) -> Any:
     """Return the mean over the axes."""
     return x.mean(dim=axes, keepdim=keep)
@@ -105,12 +119,29 @@ def _sum(x: Any, axes: list[int], keep: bool) -> Any:
 
 def _max(x: Any, axes: list[int], keep: bool) -> Any:
     """Return the largest value over the axes."""
-    return x.amax(dim=axes, keepdim=keep)
+    return _extreme(x, "amax", axes, keep)
 
 
 def _min(x: Any, axes: list[int], keep: bool) -> Any:
     """Return the smallest value over the axes."""
-    return x.amin(dim=axes, keepdim=keep)
+    return _extreme(x, "amin", axes, keep)
+
+
+def _extreme(x: Any, function: str, axes: list[int], keep: bool) -> Any:
+    """Return the extreme over the axes; over nothing, the type's other end."""
+    import torch
+
+    if all(x.shape[a] for a in axes):
+        return getattr(torch, function)(x, dim=axes, keepdim=keep)
+    if x.dtype == torch.bool:
+        nothing: Any = function == "amin"
+    elif x.dtype.is_floating_point:
+        nothing = -torch.inf if function == "amax" else torch.inf
+    else:
+        ends = torch.iinfo(x.dtype)
+        nothing = ends.min if function == "amax" else ends.max
+    shape = torch.sum(x, dim=axes, keepdim=keep).shape
+    return torch.full(shape, nothing, dtype=x.dtype, device=x.device)
 
 
 def _product(x: Any, axes: list[int], keep: bool) -> Any:
@@ -156,9 +187,9 @@ _FUNCTIONS = {
     "ReduceL1": ((1, 11, 13, 18), _l1, False, "The sum of absolute values over axes."),
     "ReduceL2": ((1, 11, 13, 18), _l2, False, "The Euclidean norm over axes."),
     "ReduceSumSquare": ((1, 11, 13, 18), _square_sum, False, "The sum of squares over axes."),
-    "ReduceLogSum": ((1, 11, 13, 18), _log_sum, False, "The logarithm of the sum over axes."),
+    "ReduceLogSum": ((1, 11, 13, 18, 28), _log_sum, False, "The logarithm of the sum over axes."),
     "ReduceLogSumExp": (
-        (1, 11, 13, 18),
+        (1, 11, 13, 18, 28),
         _log_sum_exp,
         False,
         "The logarithm of the sum of exponentials over axes.",
@@ -267,30 +298,22 @@ class CumSum(Operator):
         scope.assign(node.outputs[0], axes)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's cumsum.
-
-        Raises:
-            UnsupportedError: An axis that is computed.
-        """
+        """Call torch's cumsum."""
         axis = known(node.inputs[1], scope)
-        if axis is None:
-            raise UnsupportedError(
-                f"{describe(node)}: an axis that is computed at run time can't be trained yet; compress "
-                "without training"
-            )
         return scope.call(
             _running_sum,
             scope.tensor(node.inputs[0]),
-            int(axis.reshape(())),
+            scope.tensor(node.inputs[1]) if axis is None else int(axis.reshape(())),
             bool(integer(node, "exclusive", 0)),
             bool(integer(node, "reverse", 0)),
         )
 
 
-def _running_sum(x: Any, axis: int, exclusive: bool, reverse: bool) -> Any:
+def _running_sum(x: Any, axis: Any, exclusive: bool, reverse: bool) -> Any:
     """Return the sum of the elements up to each place along the axis."""
     import torch
 
+    axis = int(axis)
     turned = x.flip(axis) if reverse else x
     if exclusive:
         size = x.shape[axis]

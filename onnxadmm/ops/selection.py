@@ -191,7 +191,7 @@ class Compress(Chosen):
     """The slices of an axis, or elements, whose condition is true."""
 
     op_type = "Compress"
-    versions = (9, 11)
+    versions = (9, 11, 28)
     attributes = frozenset({"axis"})
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
@@ -211,7 +211,7 @@ class OneHot(Chosen):
     """A new axis with one value at each index and another elsewhere."""
 
     op_type = "OneHot"
-    versions = (9, 11)
+    versions = (9, 11, 28)
     attributes = frozenset({"axis"})
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:

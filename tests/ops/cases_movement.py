@@ -22,6 +22,8 @@ _UP, _ODD, _DOWN = s(1, 1, 2, 2), s(1, 1, 1.7, 2.3), s(1, 1, 0.5, 0.6)
 _SCATTERED = ((2, 4, 3), [i(0, -1, 1).reshape(1, 1, 3), f(1, 1, 3)])
 
 CASES = {
+    "CastLike": [((2, 4, 6, 6), [np.ones(1, np.float64)], {}, 1)],
+    "BitCast": [((2, 4, 6, 6), [], {"to": 6}, 1)],
     "Slice": [
         (X, [], {"starts": [1], "ends": [3], "axes": [1]}, 1),
         (X, [], {"starts": [0, 1], "ends": [2, FAR]}, 1),
