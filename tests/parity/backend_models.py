@@ -285,5 +285,7 @@ def _distance(expected, actual, rtol: float, atol: float) -> str:
         close = np.isclose(wide, other, max(rtol, 2 * last), max(atol, 2 * last), equal_nan=True)
     if close.all():
         return ""
-    worst = float(np.nanmax(np.abs(wide - other)))
+    with np.errstate(all="ignore"):
+        apart = np.abs(wide - other)
+    worst = float(np.max(apart[np.isfinite(apart)], initial=0.0))
     return f"{int((~close).sum())} of {close.size} elements differ, by up to {worst:.3g}"
