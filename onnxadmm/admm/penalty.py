@@ -21,13 +21,23 @@ IMBALANCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """The rule by which ρ moves from one update to the next."""
+    """The rule by which ρ moves from one update to the next.
+
+    Attributes:
+        initial: ρ of the first W-step.
+        growth: Factor of a change.
+        maximum: ρ never grows beyond it.
+        policy: As in the spec (`Rho.policy`).
+        stretch: staged: updates between two changes.
+    """
 
     initial: float
     growth: float
     maximum: float
+    policy: str = "accelerated"
+    stretch: int = 1
 
-    def following(self, rho: float, primal: float, dual: float) -> float:
+    def following(self, rho: float, primal: float, dual: float, update: int = 1) -> float:
         """Return ρ after an update.
 
         Args:
@@ -35,10 +45,19 @@ class Penalty:
             primal: ||W - Z|| / ||W||, dimensionless.
             dual: ||Z - Z_before|| / ||W||, dimensionless. Not multiplied by ρ: both residuals are then on
                 the scale of the weights, whatever the loss's scale is.
+            update: Number of the update, from 1.
         """
-        factor = self.growth
-        if primal > IMBALANCE * dual:
-            factor *= factor
+        lags, leads = primal > IMBALANCE * dual, dual > IMBALANCE * primal
+        if self.policy == "constant":
+            factor = 1.0
+        elif self.policy == "staged":
+            factor = self.growth if update % self.stretch == 0 else 1.0
+        elif self.policy == "balanced":
+            factor = self.growth if lags else 1 / self.growth if leads else 1.0
+        elif self.policy == "accelerated" and lags:
+            factor = self.growth * self.growth
+        else:
+            factor = self.growth
         return min(rho * factor, max(self.maximum, rho))
 
 
@@ -49,6 +68,7 @@ def make_penalty(rho: Rho | str, updates: int) -> Penalty:
     a short run and a long one both end with W at Z.
     """
     if isinstance(rho, Rho):
-        return Penalty(rho.initial, rho.growth, rho.maximum)
+        stretch = max(1, -(-updates // rho.stages))
+        return Penalty(rho.initial, rho.growth, rho.maximum, rho.policy, stretch)
     growth = (AUTO.maximum / AUTO.initial) ** (1 / max(updates - 1, 1))
     return Penalty(AUTO.initial, growth, AUTO.maximum)

@@ -54,6 +54,7 @@ class Solver:
         self.weights = dict(weights)
         self.penalty = penalty
         self.rho = penalty.initial
+        self.updates = 0
         self.z: list[dict[str, Tensor]] = []
         self.u: list[dict[str, Tensor]] = []
         with torch.no_grad():
@@ -101,7 +102,8 @@ class Solver:
             sums = [a + b for a, b in zip(sums, parts, strict=True)]
         total = _relative(sums)
         before = self.rho
-        self.rho = self.penalty.following(before, total.primal, total.dual)
+        self.updates += 1
+        self.rho = self.penalty.following(before, total.primal, total.dual, self.updates)
         for u in self.u:
             for tensor in u.values():
                 tensor.mul_(before / self.rho)
@@ -123,13 +125,13 @@ class Solver:
         return flat
 
     @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor], rho: float) -> None:
-        """Take Z, U and ρ from a checkpoint."""
+    def restore(self, state: Mapping[str, Tensor], rho: float, updates: int) -> None:
+        """Take Z, U, ρ and the number of updates from a checkpoint."""
         for kind, there in (("z", self.z), ("u", self.u)):
             for i, tensors in enumerate(there):
                 for n, tensor in tensors.items():
                     tensor.copy_(state[f"{kind}.{i}.{n}"])
-        self.rho = rho
+        self.rho, self.updates = rho, updates
         self._refresh()
 
     def _detached(self, constraint: Constraint) -> dict[str, Tensor]:

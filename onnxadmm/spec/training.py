@@ -72,16 +72,29 @@ class Optimizer(Section):
 
 
 class Rho(Section):
-    """The penalty's weight. Grown geometrically, and faster while the primal residual lags.
+    """The penalty's weight, from one Z/U update to the next; the dual is rescaled at each change.
 
-    See `onnxadmm.admm.penalty` (Boyd et al. 2011, section 3.4.1, residual balancing).
+    See `onnxadmm.admm.penalty` (Boyd et al. 2011, section 3.4.1).
     """
 
-    initial: PositiveFloat = 1e-3
-    growth: Annotated[float, Field(ge=1, le=100)] = Field(
-        1.3, description="Factor at each Z/U update."
+    policy: Literal["accelerated", "geometric", "constant", "staged", "balanced"] = Field(
+        "accelerated",
+        description="accelerated: geometric, and twice as fast while the primal residual lags. geometric. "
+        "constant: stays at `initial`. staged: grows at the start of each of `stages` stretches. balanced: "
+        "grows while the primal residual lags, falls while the dual one does.",
     )
+    initial: PositiveFloat = 1e-3
+    growth: Annotated[float, Field(ge=1, le=100)] = Field(1.3, description="Factor at each change.")
     maximum: PositiveFloat = 10.0
+    stages: Annotated[int, Field(ge=1, le=100)] = Field(3, description="staged only.")
+
+    @model_validator(mode="after")
+    def _starts_below_its_maximum(self) -> Self:
+        if self.policy != "constant" and self.initial > self.maximum:
+            raise ValueError(
+                f"initial {self.initial:g} is above maximum {self.maximum:g}; raise the maximum"
+            )
+        return self
 
 
 class Schedule(Section):

@@ -28,7 +28,7 @@ from onnxadmm.training.checkpoints import (
     pack_optimizer,
     unpack_optimizer,
 )
-from onnxadmm.training.history import EpochRecord, Trained, describe, phase_name
+from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
 from onnxadmm.training.objectives import as_tensor, loss_of, measure
 from onnxadmm.training.optimizers import make_optimizer
 from onnxadmm.training.phases import Phase
@@ -378,6 +378,7 @@ class Trainer:
             text += f", ρ {solver.rho:.2g}"
             if at.residuals:
                 text += f", primal {at.residuals['primal']:.2g}, dual {at.residuals['dual']:.2g}"
+                text += farthest(at.constraints)
         before = sum(p.epochs for p in self.phases[: at.phase]) + at.epoch
         self.progress.tick(Tick(before * self.steps_per_epoch + at.batch, total, text))
 
@@ -428,6 +429,7 @@ class Trainer:
         state = {
             "position": asdict(self.position),
             "rho": solver.rho if solver else None,
+            "updates": solver.updates if solver else None,
             "optimizer": plain,
             "history": [asdict(r) for r in self.history],
         }
@@ -454,7 +456,7 @@ class Trainer:
             unpack_optimizer(optimizer, full, checkpoint.state["optimizer"])
         state = _under(checkpoint.tensors, "solver.", self.accelerator.device)
         if solver is not None and state:
-            solver.restore(state, checkpoint.state["rho"])
+            solver.restore(state, checkpoint.state["rho"], checkpoint.state["updates"])
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:

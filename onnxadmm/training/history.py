@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
+from onnxadmm.errors import one_line
 from onnxadmm.spec import Objective
 from onnxadmm.training.phases import Phase
 
@@ -51,6 +53,15 @@ def describe(record: EpochRecord, phase: Phase, objective: Objective) -> str:
     if record.rho is not None:
         parts.append(f"ρ {record.rho:.2g}")
     if record.primal is not None and record.dual is not None:
-        parts.append(f"primal {record.primal:.2g}, dual {record.dual:.2g}")
+        residuals = f"primal {record.primal:.2g}, dual {record.dual:.2g}"
+        parts.append(residuals + farthest(record.constraints))
     parts.append(f"{record.seconds:.1f} s")
     return ", ".join(parts)
+
+
+def farthest(constraints: Mapping[str, Mapping[str, float]]) -> str:
+    """Return which constraint is farthest from being met, as an insertion; nothing for a single one."""
+    if len(constraints) < 2:  # noqa: PLR2004
+        return ""
+    name = max(constraints, key=lambda n: constraints[n]["primal"])
+    return f" (most: {one_line(name, 40)} {constraints[name]['primal']:.2g})"

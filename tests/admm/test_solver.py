@@ -136,10 +136,10 @@ def test_state_is_restored_exactly():
         moved(weights, seed)
         solver.update()
     state = {n: t.clone() for n, t in solver.state().items()}
-    rho = solver.rho
+    rho, updates = solver.rho, solver.updates
     twin = {n: torch.nn.Parameter(w.detach().clone()) for n, w in weights.items()}
     other = Solver(three_on_one(twin), twin, GROWING)
-    other.restore(state, rho)
+    other.restore(state, rho, updates)
     for s, w in ((solver, weights), (other, twin)):
         moved(w, 7)
         for p in w.values():
@@ -221,3 +221,45 @@ def test_rho_stops_at_its_maximum_and_never_falls():
     assert penalty.following(1.9, 0.0, 0.0) == 2.0
     assert penalty.following(2.0, 1.0, 0.0) == 2.0
     assert Penalty(5.0, 1.5, 2.0).following(5.0, 1.0, 0.0) == 5.0
+
+
+def course(policy, residuals, **given):
+    """Return ρ of each W-step under a policy, for the given (primal, dual) after each."""
+    rho = Rho(policy=policy, initial=1.0, growth=2.0, maximum=100.0, **given)
+    penalty = make_penalty(rho, len(residuals))
+    values = [penalty.initial]
+    for update, (primal, dual) in enumerate(residuals, start=1):
+        values.append(penalty.following(values[-1], primal, dual, update))
+    return values
+
+
+BALANCED, LAGGING, LEADING = (0.1, 0.1), (0.5, 0.01), (0.01, 0.5)
+
+
+def test_each_policy_moves_rho_as_it_says():
+    mixed = [BALANCED, LAGGING, LEADING, BALANCED]
+    assert course("constant", mixed) == [1, 1, 1, 1, 1]
+    assert course("geometric", mixed) == [1, 2, 4, 8, 16]
+    assert course("accelerated", mixed) == [1, 2, 8, 16, 32]
+    assert course("balanced", mixed) == [1, 1, 2, 1, 1]
+    assert course("staged", [LAGGING] * 6, stages=3) == [1, 1, 2, 2, 4, 4, 8]
+    assert course("staged", [LAGGING] * 4, stages=1) == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("policy", ["balanced", "staged", "constant"])
+def test_the_dual_is_rescaled_whichever_way_rho_moves(policy):
+    weights, twin = drawn(a=(4, 3), b=(5,)), drawn(a=(4, 3), b=(5,))
+    rho = Rho(policy=policy, initial=0.5, growth=1.7, maximum=100.0, stages=4)
+    moving = Solver(three_on_one(weights), weights, make_penalty(rho, 4))
+    fixed = Solver(three_on_one(twin), twin, FIXED)
+    fixed.update()
+    moving.update()
+    for a, b in zip(moving.u, fixed.u, strict=True):
+        assert all(torch.allclose(moving.rho * a[n], fixed.rho * b[n], rtol=1e-6) for n in a)
+    assert (moving.rho == fixed.rho) == (policy == "constant")
+
+
+def test_rho_that_starts_above_its_maximum_is_refused():
+    with pytest.raises(ValueError, match="above maximum"):
+        Rho(initial=5.0, maximum=1.0)
+    assert Rho(policy="constant", initial=50.0).initial == 50.0

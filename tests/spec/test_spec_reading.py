@@ -102,7 +102,9 @@ def test_a_misspelt_key_is_refused_with_the_nearest(key, near):
 
 
 def test_a_key_like_no_other_is_refused_with_those_there_are():
-    assert "known are initial, growth, maximum" in refusal(SMALL + "schedule: {rho: {qqq: 1}}")
+    assert "known are policy, initial, growth, maximum, stages" in refusal(
+        SMALL + "schedule: {rho: {qqq: 1}}"
+    )
 
 
 @pytest.mark.parametrize(

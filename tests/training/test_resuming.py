@@ -10,7 +10,7 @@ from runs import IDENTITY, STEPS, Network, StopAfter, outcome, trainer
 
 from onnxadmm.errors import CheckpointError, Interrupted, ResourceError
 from onnxadmm.progress import Silent
-from onnxadmm.spec import Objective, Optimizer
+from onnxadmm.spec import Objective, Optimizer, Rho
 from onnxadmm.training import Checkpoint, CheckpointStore, engine
 
 TOTAL = {"admm": 3 * STEPS, "retrain": 2 * STEPS}
@@ -66,6 +66,15 @@ def test_every_optimizers_state_is_resumed(optimizer, momentum, tmp_path):
     expected = outcome(*run("admm", None, schedule=given))
     with pytest.raises(Interrupted):
         run("admm", tmp_path, StopAfter(6), schedule=given)
+    assert outcome(*run("admm", tmp_path, schedule=given)) == expected
+
+
+@pytest.mark.parametrize("policy", ["staged", "balanced"])
+def test_the_course_of_rho_is_resumed(policy, tmp_path):
+    given = {"rho": Rho(policy=policy, stages=2, growth=2.0), "steps": 1}
+    expected = outcome(*run("admm", None, schedule=given))
+    with pytest.raises(Interrupted):
+        run("admm", tmp_path, StopAfter(7), schedule=given)
     assert outcome(*run("admm", tmp_path, schedule=given)) == expected
 
 
