@@ -20,6 +20,8 @@ class Builder:
         self.input_shape = ["N", channels, size, size]
         self.value, self.channels, self.size = "x", channels, size
         self.opset = opset
+        self.more_inputs: list[onnx.ValueInfoProto] = []
+        self.more_outputs: list[str] = []
 
     def name(self, kind: str) -> str:
         self.count += 1
@@ -151,6 +153,96 @@ class Builder:
             self.value = self.node("MaxPool", self.value, kernel_shape=[2, 2], strides=[2, 2])
             self.size //= 2
 
+    def strided(self) -> None:
+        w = self.weight(self.channels + 1, self.channels, 3, 3)
+        self.value = self.node("Conv", self.value, w, strides=[2, 2], auto_pad="SAME_UPPER")
+        self.channels, self.size = self.channels + 1, -(-self.size // 2)
+
+    def transposed(self) -> None:
+        if self.size > 6:
+            return
+        weights = [self.weight(self.channels, 4, 2, 2), self.weight(4, scale=0.1)]
+        self.value = self.node("ConvTranspose", self.value, *weights, strides=[2, 2])
+        self.channels, self.size = 4, 2 * self.size
+
+    def averaged(self) -> None:
+        window = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+        counted = int(self.rng.integers(2))
+        self.value = self.node("AveragePool", self.value, count_include_pad=counted, **window)
+
+    def padded(self) -> None:
+        pads = self.constant([0, 0, 1, 0, 0, 0, 0, 1])
+        self.value = self.node("Pad", self.value, pads)
+        self.size += 1
+
+    def channels_last(self, norm: str | None = None) -> None:
+        """A layer as TensorFlow lays it out, or a normalisation over the last axis."""
+        turned = self.node("Transpose", self.value, perm=[0, 2, 3, 1])
+        if norm is None:
+            turned = self.node("MatMul", turned, self.weight(self.channels, 5))
+            turned = self.node("Relu", self.node("Add", turned, self.weight(5)))
+            self.channels = 5
+        else:
+            c = self.channels
+            turned = self.node(
+                "LayerNormalization", turned, self.weight(c), self.weight(c), axis=-1, epsilon=1e-2
+            )
+        self.value = self.node("Transpose", turned, perm=[0, 3, 1, 2])
+
+    def normalised(self) -> None:
+        self.channels_last("LayerNormalization")
+
+    def tokens(self) -> str:
+        """Return the current value as [N, positions, C]."""
+        flat = self.constant([0, self.channels, self.size**2])
+        return self.node("Transpose", self.node("Reshape", self.value, flat), perm=[0, 2, 1])
+
+    def from_tokens(self, value: str) -> None:
+        turned = self.node("Transpose", value, perm=[0, 2, 1])
+        shape = self.constant([0, self.channels, self.size, self.size])
+        self.value = self.node("Reshape", turned, shape)
+
+    def attention(self, heads: int = 2, width: int = 3) -> None:
+        c, t = self.channels, self.size**2
+        x = self.tokens()
+        parts = []
+        for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]):
+            made = self.node("MatMul", x, self.weight(c, heads * width))
+            made = self.node("Reshape", made, self.constant([0, t, heads, width]))
+            parts.append(self.node("Transpose", made, perm=perm))
+        scores = self.node("MatMul", parts[0], parts[1])
+        scores = self.node("Mul", scores, self.constant(width**-0.5, np.float32))
+        mixed = self.node("MatMul", self.node("Softmax", scores, axis=-1), parts[2])
+        mixed = self.node("Transpose", mixed, perm=[0, 2, 1, 3])
+        mixed = self.node("Reshape", mixed, self.constant([0, t, heads * width]))
+        mixed = self.node("MatMul", mixed, self.weight(heads * width, c))
+        self.from_tokens(self.node("Add", x, mixed))
+
+    def recurrent(self, hidden: int = 4) -> None:
+        steps = self.node("Transpose", self.tokens(), perm=[1, 0, 2])
+        weights = [
+            self.weight(1, 4 * hidden, self.channels, scale=0.5),
+            self.weight(1, 4 * hidden, hidden, scale=0.5),
+            self.weight(1, 8 * hidden, scale=0.5),
+        ]
+        y = self.node("LSTM", steps, *weights, hidden_size=hidden)
+        y = self.node("Squeeze", y, self.constant([1]))
+        self.channels = hidden
+        self.from_tokens(self.node("Transpose", y, perm=[1, 0, 2]))
+
+    def another_input(self) -> None:
+        name = self.name("z")
+        shape = ["N", 2, self.size, self.size]
+        self.more_inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        before, channels = self.value, self.channels
+        self.value, self.channels = name, 2
+        self.conv(channels, kernel=1)
+        self.value = self.node("Add", before, self.value)
+
+    def another_output(self) -> None:
+        pooled = self.node("Flatten", self.node("GlobalAveragePool", self.value), axis=1)
+        self.more_outputs.append(self.node("MatMul", pooled, self.weight(self.channels, 2)))
+
     def head(self, kind: str, classes: int = 5) -> None:
         features = self.channels * self.size * self.size
         if kind == "flatten":
@@ -178,8 +270,14 @@ class Builder:
         graph = helper.make_graph(
             self.nodes,
             "drawn",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.input_shape)],
-            [helper.make_tensor_value_info(self.value, TensorProto.FLOAT, None)],
+            [
+                helper.make_tensor_value_info("x", TensorProto.FLOAT, self.input_shape),
+                *self.more_inputs,
+            ],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+                for name in (self.value, *self.more_outputs)
+            ],
             self.initializers,
         )
         proto = helper.make_model(
@@ -208,6 +306,16 @@ BLOCKS = (
     "centred",
     "upsampled",
     "activation",
+    "strided",
+    "transposed",
+    "averaged",
+    "padded",
+    "channels_last",
+    "normalised",
+    "attention",
+    "recurrent",
+    "another_input",
+    "another_output",
 )
 
 
@@ -218,7 +326,7 @@ def networks(draw: st.DrawFn) -> ir.Model:
         draw(st.integers(0, 2**16)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 5, 6]))
     )
     b.conv(draw(st.integers(2, 9)), bias=draw(st.booleans()))
-    for block in draw(st.lists(st.sampled_from(BLOCKS), max_size=5)):
+    for block in draw(st.lists(st.sampled_from(BLOCKS), max_size=6)):
         if block == "conv":
             b.conv(draw(st.integers(1, 9)), draw(st.sampled_from([1, 3])), bias=draw(st.booleans()))
         elif block == "grouped":

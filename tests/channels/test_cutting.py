@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -16,9 +18,12 @@ from onnxadmm.graph import probe
 
 
 def feeds(model, seed=0, rows=3):
-    shape = [d if isinstance(d, int) else rows for d in model.graph.inputs[0].shape]
     rng = np.random.default_rng(seed)
-    return [{model.graph.inputs[0].name: rng.standard_normal(shape).astype(np.float32)}]
+    feed = {}
+    for value in model.graph.inputs:
+        shape = [d if isinstance(d, int) else rows for d in value.shape]
+        feed[value.name] = rng.standard_normal(shape).astype(np.float32)
+    return [feed]
 
 
 def classes_of(model):
@@ -37,7 +42,16 @@ def cut_half(model):
     return classes, cut
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# ONNXADMM_EXAMPLES=2000 draws so many other graphs than CI does, for a night.
+LONG = int(os.environ.get("ONNXADMM_EXAMPLES", "0"))
+
+
+@settings(
+    max_examples=LONG or 40,
+    derandomize=not LONG,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(model=networks(), data=st.data())
 def test_cut_equals_masked(model, data):
     seen, labels, classes = classes_of(model)

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxadmm import ops
 from onnxadmm.bench import open_session
 from onnxadmm.channels import label, labelling
-from onnxadmm.compact import compare_outputs, mask_channels
+from onnxadmm.compact import compare_outputs, cut_channels, mask_channels
 from onnxadmm.errors import ModelError, UnsupportedError
 from onnxadmm.graph import model_bytes, probe
 from onnxadmm.modules import import_model
@@ -261,6 +261,44 @@ def check_label(model, labels, x, axis, index):
         carried = [np.flatnonzero(output == own) for output in labels.axes[name]]
         for place in np.argwhere(a != b):
             assert any(place[k] in c for k, c in enumerate(carried)), (name, axis, place)
+
+
+@pytest.mark.parametrize(("op", "opset", "operator"), list(registered_versions()))
+def test_cutting_agrees_with_masking(op, opset, operator):
+    """A graph without a channel computes what is left of the graph where it is zero."""
+    for model, seen in cases(op, opset):
+        x = data_for(model, op)
+        for axis in range(x.ndim if x.ndim > 1 else 0):
+            labels = label_input(model, seen, axis)
+            check_cut(model, seen, labels, x, axis)
+
+
+def check_cut(model, seen, labels, x, axis):
+    """Cut the last index of one axis of the input that can go, with all that is coupled to it."""
+    own = labels.axes["x"][axis]
+    free = [n for n in own.tolist() if n and n not in labels.fixed and (own != n).any()]
+    if not free:
+        return
+    dead = free[-1]
+    outputs = {o.name: [axes != dead for axes in labels.axes[o.name]] for o in model.graph.outputs}
+    if not all(mask.any() for masks in outputs.values() for mask in masks):
+        return
+    masked, cut = (
+        mask_channels(model, labels, {dead}),
+        cut_channels(model, labels, seen, {dead}),
+    )
+    for value in (*cut.graph.inputs, *cut.graph.outputs):
+        value.shape = None
+    zeroed = np.moveaxis(x.copy(), axis, 0)
+    zeroed[own == dead] = 0
+    whole = open_session(model_bytes(masked), optimize=False)
+    small = open_session(model_bytes(cut), optimize=False)
+    expected = whole.run(list(outputs), {"x": np.moveaxis(zeroed, 0, axis)})
+    got = small.run(list(outputs), {"x": np.compress(own != dead, x, axis)})
+    for k, masks in enumerate(outputs.values()):
+        for a, mask in enumerate(masks):
+            expected[k] = np.compress(mask, expected[k], a)
+    assert compare_outputs(expected, got) < 1e-5
 
 
 def other(values):
