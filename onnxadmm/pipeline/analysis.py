@@ -55,8 +55,17 @@ def analyse(model: ir.Model) -> Analysis:
 
 
 def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
-    """Return class name -> channels kept, for the classes that the spec prunes."""
+    """Return class name -> channels kept, for the classes that the spec prunes.
+
+    Raises:
+        UnsupportedError: The spec prunes channels and no layer makes any.
+    """
     rules = [p for p in spec.prune if p.structure == "channel"]
+    if rules and not analysis.classes:
+        raise UnsupportedError(
+            "no layer of this model makes float channels (quantized already?): nothing to prune; "
+            "`onnxadmm inspect` lists operators without a rule; start from the float model"
+        )
     return select(analysis.classes, rules, analysis.layers)
 
 
