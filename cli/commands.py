@@ -77,15 +77,23 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
 
 @main.command()
 @click.argument("model", type=FILE)
+@click.option("--spec", "-s", type=FILE, help="Warn of what this spec won't gain.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key of the spec."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--all", "everything", is_flag=True, help="Show every class and every layer.")
-def inspect(model: Path, as_json: bool, everything: bool) -> None:
+def inspect(
+    model: Path, spec: Path | None, overrides: tuple[str, ...], as_json: bool, everything: bool
+) -> None:
     """Show which channels of MODEL can go, what they cost, and what is fixed and why."""
     from onnxadmm.pipeline import inspect as run
 
     from .inspection import show_inspection
 
-    found = run(model)
+    if overrides and spec is None:
+        raise click.UsageError("--set changes a key of --spec, and there is none")
+    found = run(model, spec, overrides)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

@@ -104,7 +104,7 @@ class Console:
             mark = "passed" if gate.passed else "FAILED"
             out.print(f"{mark}  {gate.name}: {gate.message}", markup=False)
         out.print(
-            f"wrote {one_line(folder, 200)}: model.onnx, report.html, report.json, report.md",
+            f"wrote {one_line(folder, 200)}: model.onnx, report.html, report.json, report.md, report.xml",
             markup=False,
         )
 

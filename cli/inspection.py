@@ -84,6 +84,8 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
         )
     else:
         out.print("\nno channel can go")
+    for text in found.warnings:
+        out.print(f"warning: {text}", markup=False)
 
 
 def _show_free(

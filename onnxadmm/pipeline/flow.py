@@ -28,6 +28,7 @@ from onnxadmm.pipeline.analysis import (
     channel_targets,
     quantize_rules,
 )
+from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
 from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.measuring import accounts, evaluate, time_models
@@ -135,7 +136,9 @@ def _run(
         targets = channel_targets(analysis, spec)
         rules = quantize_rules(analysis, spec)
         complete_outputs(original, analysis.probe.shapes)
-        _foresee(request, journal)
+        foreseen = foresee(spec, analysis.classes, targets, analysis.layers)
+        for warning in foreseen:
+            journal.warn(warning.text)
     with journal.stage("data"):
         samples = load_samples(request, analysis.probe)
         belongs = identity(request, samples)
@@ -182,6 +185,7 @@ def _run(
         accounts=accounts(models, request, analysis.probe, seen, journal),
         metrics=metrics,
         timings=timings,
+        foreseen=foreseen,
         journal=journal,
     )
     content = model_bytes(compressed)
@@ -192,15 +196,6 @@ def _run(
     files["model.onnx"] = content
     files[FINISHED] = receipt(belongs, content)
     return Result(compressed, pruned, report, files)
-
-
-def _foresee(request: Request, journal: Journal) -> None:
-    """Warn of what the spec asks for and won't get."""
-    sparse = dict.fromkeys(p.structure for p in request.spec.prune if p.structure != "channel")
-    if sparse:
-        journal.warn(
-            f"{', '.join(sparse)} zeros bring no speed: ONNX Runtime has no sparse kernels; structure: channel does"
-        )
 
 
 def _quantize(
@@ -231,6 +226,7 @@ def _report(
     accounts: Mapping[str, Account],
     metrics: Mapping[str, Mapping[str, float]],
     timings: Sequence[bench.Comparison | bench.Unmeasured],
+    foreseen: Sequence[Foreseen],
     journal: Journal,
 ) -> Report:
     """Put together what the stages found, and judge the gates."""
@@ -241,6 +237,9 @@ def _report(
     pruned = None
     if "pruned" in metrics:
         pruned = facts.model_facts("pruned", accounts["pruned"], metrics["pruned"], timings)
+    ratios = facts.ratios("compressed", original, compressed, timings)
+    for warning in foreseen:
+        journal.complete(warning.text, with_measured(warning, timings, ratios.macs))
     report = Report(
         onnxadmm=__version__,
         created=datetime.now(UTC).date().isoformat(),
@@ -250,7 +249,7 @@ def _report(
         original=original,
         compressed=compressed,
         pruned=pruned,
-        ratios=facts.ratios("compressed", original, compressed, timings),
+        ratios=ratios,
         pruned_ratios=facts.ratios("pruned", original, pruned, timings) if pruned else None,
         verification=Verification(
             cut_vs_masked_max_error=proof.max_error,

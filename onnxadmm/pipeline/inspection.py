@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,15 @@ from onnxadmm import ops
 from onnxadmm.channels import ChannelClass, channel_macs, dead_labels
 from onnxadmm.compact import Account, account, cut_channels, shapes_after
 from onnxadmm.graph import constant_of
-from onnxadmm.pipeline.analysis import Analysis, analyse, channel_targets, unlabelled_operators
-from onnxadmm.pipeline.request import ModelLike, open_model
+from onnxadmm.pipeline.analysis import (
+    Analysis,
+    analyse,
+    channel_targets,
+    quantize_rules,
+    unlabelled_operators,
+)
+from onnxadmm.pipeline.foreseeing import foresee, inherent
+from onnxadmm.pipeline.request import ModelLike, SpecLike, open_model, resolve
 from onnxadmm.spec import parse_spec
 
 
@@ -33,6 +40,7 @@ class Inspection:
         half: Size and cost if every class lost half its channels (aligned as a run would do).
         unknown: Operators without a rule, with their number of nodes: channels that reach them are fixed.
         tensors: Every held tensor that could be a weight: name, type, shape, whether it is one, and why.
+        warnings: What no spec will gain on this model, and what the given one asks for and won't get.
     """
 
     name: str
@@ -45,6 +53,7 @@ class Inspection:
     half: Account
     unknown: dict[str, int]
     tensors: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain values, for JSON."""
@@ -60,21 +69,42 @@ class Inspection:
                 {"operator": name, "nodes": n} for name, n in self.unknown.items()
             ],
             "tensors": list(self.tensors),
+            "warnings": list(self.warnings),
         }
 
 
-def inspect(model: ModelLike) -> Inspection:
+def inspect(
+    model: ModelLike, spec: SpecLike | None = None, overrides: Iterable[str] = ()
+) -> Inspection:
     """Look at a model without changing or training it.
+
+    Args:
+        model: A file, or a graph in memory.
+        spec: What is planned, to be warned of what it won't gain.
+        overrides: `key=value` pairs over the spec.
 
     Raises:
         InputError: The model can't be used.
+        SpecError: The spec can't, or not on this model.
     """
-    graph, name, packed_bytes = open_model(model)
+    planned = None
+    if spec is None:
+        graph, name, packed_bytes = open_model(model)
+    else:
+        request = resolve(model, spec, overrides)
+        planned, graph, name = request.spec, request.model, request.name
+        packed_bytes = request.packed_bytes
     analysis = analyse(graph)
     original = account(graph, analysis.probe)
     if packed_bytes is not None:
         original = replace(original, file_bytes=packed_bytes)
     half = _half(graph, analysis)
+    warnings = inherent(graph, analysis.classes, original)
+    if planned is not None:
+        targets = channel_targets(analysis, planned)
+        quantize_rules(analysis, planned)
+        found = foresee(planned, analysis.classes, targets, analysis.layers)
+        warnings += [warning.text for warning in found]
     return Inspection(
         name=name,
         inputs={
@@ -90,6 +120,7 @@ def inspect(model: ModelLike) -> Inspection:
         half=half,
         unknown=unlabelled_operators(graph),
         tensors=tuple(_tensors(graph)),
+        warnings=tuple(warnings),
     )
 
 

@@ -35,3 +35,7 @@ class Journal:
         """Say something that a person should act on; the report says it too."""
         self.warnings.append(text)
         self.progress.warn(text)
+
+    def complete(self, text: str, whole: str) -> None:
+        """Let the report say a warning in full, now that more is known."""
+        self.warnings = [whole if w == text else w for w in self.warnings]

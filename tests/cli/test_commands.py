@@ -209,6 +209,15 @@ def test_inspect_prints_a_table_and_json(folder):
     assert found["operators_without_rule"] == []
 
 
+def test_inspect_warns_of_what_a_spec_will_not_gain(folder, tmp_path):
+    spec = write_spec(tmp_path / "s.yaml", prune=[{"structure": "n_of_m", "amount": 0.5}])
+    warned = run("inspect", folder / "net.onnx", "--spec", spec)
+    assert warned.returncode == 0, warned.stderr
+    assert "warning: n_of_m zeros bring no speed" in warned.stdout
+    assert "n_of_m" not in run("inspect", folder / "net.onnx").stdout
+    assert "--spec" in failed(run("inspect", folder / "net.onnx", "--set", "seed=1"), 2)
+
+
 def test_inspect_puts_classes_that_are_alike_on_one_row(tmp_path):
     b = Builder(5, 2, 6)
     for _ in range(5):

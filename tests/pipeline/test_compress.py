@@ -53,6 +53,7 @@ def test_the_folder_receives_what_the_contract_promises(result):
         "report.json",
         "report.html",
         "report.md",
+        "report.xml",
         "spec.yaml",
         "checkpoints",
     }

@@ -1,0 +1,193 @@
+"""What a model or a spec won't gain, said before the work, and what was measured in the end.
+
+A warning is known from the model and the spec alone. Once a run has timed its models, the same warning
+comes back with the numbers that bear on it, whether they confirm it or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxadmm import bench
+from onnxadmm.channels import ChannelClass, matches, patterns
+from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT
+from onnxadmm.compact import Account
+from onnxadmm.errors import one_line
+from onnxadmm.report import formatting as fmt
+from onnxadmm.spec import Prune, Spec
+
+Timings = Sequence[bench.Comparison | bench.Unmeasured]
+Bears = Literal["pruned", "int8"]
+
+MANY_ZEROS = 0.2
+"""A smaller share of zeros is what trained models have anyway."""
+SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A warning before the run.
+
+    Attributes:
+        text: The warning, without a full stop.
+        bears: Which measurement speaks to it: the pruned float model against the original, or int8
+            against the pruned float model.
+        provider: The provider that it is about; None for all.
+    """
+
+    text: str
+    bears: Bears
+    provider: str | None = None
+
+
+def foresee(
+    spec: Spec,
+    classes: Sequence[ChannelClass],
+    targets: Mapping[str, int],
+    weights: Mapping[str, Sequence[str]],
+) -> list[Foreseen]:
+    """Return what the spec asks for and won't get.
+
+    Args:
+        spec: The spec.
+        classes: All classes of channels.
+        targets: Class name -> channels kept, of classes that lose some.
+        weights: Layer name -> names of its weights.
+    """
+    found: list[Foreseen] = []
+    sparse = dict.fromkeys(p.structure for p in spec.prune if p.structure != "channel")
+    if sparse:
+        found.append(
+            Foreseen(
+                f"{', '.join(sparse)} zeros bring no speed: ONNX Runtime has no sparse kernels; "
+                "structure: channel does",
+                "pruned",
+            )
+        )
+    if spec.quantize:
+        found += [
+            Foreseen(
+                f"int8 on {fmt.provider(p)} is often slower than float: its provider has few integer "
+                "kernels, and copies or converts around them",
+                "int8",
+                p,
+            )
+            for p in spec.benchmark.providers
+            if p == "cuda"
+        ]
+    odd = [
+        f"{one_line(c.name, 40)} keeps {targets[c.name]} of {c.size}"
+        for c in classes
+        if c.name in targets and c.size >= ALIGNED_FROM and targets[c.name] % ALIGNMENT
+    ]
+    if odd:
+        found.append(
+            Foreseen(
+                f"widths that are no multiple of {ALIGNMENT} can cost the speed that the cut gains: "
+                f"{_some(odd)}; leave round_to out, or make it a multiple of {ALIGNMENT}",
+                "pruned",
+            )
+        )
+    kept = [
+        f"{one_line(c.name, 40)} of {c.size} at amount {rule.amount:g}"
+        for c, rule in _ruled(spec, classes, weights)
+        if c.name not in targets and rule.amount > 0
+    ]
+    if kept:
+        found.append(
+            Foreseen(
+                f"rates below the alignment take nothing away: {_some(kept)}; raise the amount, or lower "
+                "round_to or min_channels",
+                "pruned",
+            )
+        )
+    return found
+
+
+def inherent(model: ir.Model, classes: Sequence[ChannelClass], account: Account) -> list[str]:
+    """Return what no spec will gain on this model."""
+    found: list[str] = []
+    zeros = account.parameters - account.nonzero_parameters
+    if zeros > MANY_ZEROS * account.parameters:
+        found.append(
+            f"{fmt.share(zeros, account.parameters)} of the parameters are zero: ONNX Runtime has no sparse "
+            "kernels, so single, blockwise or N:M zeros bring no speed; cutting channels does"
+        )
+    if any(n.op_type == "DequantizeLinear" for n in model.graph):
+        found.append(
+            "the model is quantized: int8 on CUDA is often slower than float; time it with "
+            "`onnxadmm benchmark --provider cuda`"
+        )
+    stepped = [c.size for c in classes if not c.fixed and c.size >= ALIGNED_FROM]
+    if stepped:
+        least = ALIGNMENT / 2 / min(stepped)
+        found.append(
+            f"classes of {ALIGNED_FROM} channels and more keep multiples of {ALIGNMENT}: an amount below "
+            f"{least:.2g} takes nothing from one of {min(stepped)}, and other widths (round_to) can cost the "
+            "speed that they gain"
+        )
+    return found
+
+
+def with_measured(warning: Foreseen, timings: Timings, macs_ratio: float | None) -> str:
+    """Return a warning with what the run measured.
+
+    Args:
+        warning: The warning.
+        timings: Of the models original, pruned (where there is one) and compressed.
+        macs_ratio: MACs of the original over those of the result.
+    """
+    about = [t for t in timings if warning.provider in (None, t.setting.provider)]
+    shown = [said for t in about if (said := _measured(warning, t))]
+    if not shown:
+        return f"{warning.text}. Not timed."
+    fewer = ""
+    if warning.bears == "pruned" and macs_ratio is not None:
+        fewer = f", with {fmt.ratio(macs_ratio)} fewer MACs"
+    what = "int8 against float" if warning.bears == "int8" else "speed against the original"
+    return f"{warning.text}. Measured {what}: {'; '.join(shown)}{fewer}."
+
+
+def _measured(warning: Foreseen, timing: bench.Comparison | bench.Unmeasured) -> str:
+    """Return the numbers of one setting, or why there are none."""
+    setting = timing.setting
+    where = f"{fmt.provider(setting.provider)}, batch{fmt.SPACE}{setting.batch_size}"
+    if isinstance(timing, bench.Unmeasured):
+        return f"{where}: not measured ({one_line(timing.reason, 120)})"
+    result, floating = timing.speedups.get("compressed"), timing.speedups.get("pruned")
+    if warning.bears == "int8":
+        if result is None or floating is None:
+            return ""
+        verdict = (
+            "slower"
+            if result.high < floating.low
+            else "faster"
+            if result.low > floating.high
+            else "no clear difference"
+        )
+        return f"{where}: {fmt.ratio(result.ratio / floating.ratio)} ({verdict})"
+    speed = floating or result
+    if speed is None:
+        return ""
+    return f"{where}: {fmt.ratio(speed.ratio)} ({fmt.interval(speed.low, speed.high)})"
+
+
+def _ruled(
+    spec: Spec, classes: Sequence[ChannelClass], weights: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[ChannelClass, Prune]]:
+    """Yield the classes that the spec prunes, each with the rule that holds: the last that matches."""
+    rules = [p for p in spec.prune if p.structure == "channel"]
+    for c in classes:
+        names = [n for layer in c.layers for n in (layer, *weights.get(layer, ()))]
+        hit = [r for r in rules if matches(names, patterns(r.layers))]
+        if hit and not c.fixed:
+            yield c, hit[-1]
+
+
+def _some(said: Sequence[str]) -> str:
+    more = len(said) - SHOWN
+    return ", ".join(said[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,151 @@
+"""Warnings before the work: what a model or a spec won't gain; and what the run measured about it."""
+
+from __future__ import annotations
+
+import pytest
+from graphs import Builder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnxadmm
+from onnxadmm import bench
+from onnxadmm.pipeline.analysis import analyse, channel_targets
+from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
+from onnxadmm.spec import parse_spec
+
+
+def network(width=40):
+    b = Builder(3, 2, 6)
+    b.conv(width)
+    b.activation("Relu")
+    b.conv(12)
+    b.head("flatten")
+    return b.model()
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return analyse(network())
+
+
+def said(analysis, **sections):
+    spec = parse_spec({"version": 1, **sections})
+    targets = channel_targets(analysis, spec)
+    return [w.text for w in foresee(spec, analysis.classes, targets, analysis.layers)]
+
+
+def prune(**keys):
+    return [{"structure": "channel", "amount": 0.5, **keys}]
+
+
+def test_a_spec_without_pitfalls_is_not_warned_of(analysis):
+    assert said(analysis, prune=prune()) == []
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "n_of_m", "block"])
+def test_zeros_bring_no_speed(analysis, structure):
+    (text,) = said(analysis, prune=[{"structure": structure, "amount": 0.5}])
+    assert structure in text
+    assert "no speed" in text
+
+
+def test_int8_is_warned_of_on_cuda_only(analysis):
+    data = {"train": {"inputs": {"x": "x.npz"}}}
+    objective = {"loss": "distill"}
+    keys = {"quantize": [{}], "data": data, "objective": objective}
+    assert said(analysis, **keys) == []
+    (text,) = said(analysis, **keys, benchmark={"providers": ["cpu", "cuda"]})
+    assert "CUDA" in text
+    assert "slower" in text
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([32, 40, 50, 100, 200]),
+    st.floats(0.01, 0.95),
+    st.sampled_from([None, 1, 3, 4, 8, 16]),
+)
+def test_widths_and_rates_off_the_alignment_are_named(width, amount, round_to):
+    analysis = _wide(width)
+    rule = prune(amount=amount, **({"round_to": round_to} if round_to else {}))
+    spec = parse_spec({"version": 1, "prune": rule})
+    targets = channel_targets(analysis, spec)
+    texts = " ".join(said(analysis, prune=rule))
+    (wide,) = (c for c in analysis.classes if c.size == width and not c.fixed)
+    kept = targets.get(wide.name, width)
+    assert (f"keeps {kept} of {width}" in texts) == (kept < width and kept % 8 != 0)
+    assert (f"of {width} at amount" in texts) == (kept == width)
+
+
+_ANALYSES: dict[int, object] = {}
+
+
+def _wide(width):
+    if width not in _ANALYSES:
+        _ANALYSES[width] = analyse(network(width))
+    return _ANALYSES[width]
+
+
+def timing(provider="cpu", **speedups):
+    setting = bench.Setting(provider, 1, 1)
+    return bench.Comparison(
+        setting, {}, {n: bench.Speedup(r, r * 0.9, r * 1.1) for n, r in speedups.items()}
+    )
+
+
+def test_the_measured_ratio_completes_a_warning():
+    warning = Foreseen("zeros bring no speed", "pruned")
+    whole = with_measured(warning, [timing(compressed=1.02)], 1.0)
+    assert whole.startswith("zeros bring no speed. Measured")
+    assert "1.02×" in whole
+    assert "CPU" in whole
+    assert with_measured(warning, [], 1.0).endswith("Not timed.")
+
+
+@pytest.mark.parametrize(
+    ("int8", "verdict"), [(1.0, "slower"), (4.0, "faster"), (2.05, "no clear difference")]
+)
+def test_int8_is_set_against_the_float_model_on_its_provider(int8, verdict):
+    warning = Foreseen("int8 on CUDA", "int8", "cuda")
+    timings = [timing("cpu", pruned=1, compressed=9), timing("cuda", pruned=2, compressed=int8)]
+    whole = with_measured(warning, timings, 2.0)
+    assert verdict in whole
+    assert "CPU" not in whole
+    missing = [bench.Unmeasured(bench.Setting("cuda", 1, 1), "no GPU here")]
+    assert "no GPU here" in with_measured(warning, missing, 2.0)
+
+
+def test_a_run_says_it_first_and_reports_what_it_measured():
+    heard = []
+
+    class Listener:
+        def stage(self, name):
+            self.now = name
+
+        def tick(self, tick): ...
+
+        def note(self, text): ...
+
+        def warn(self, text):
+            heard.append((self.now, text))
+
+    spec = {
+        "version": 1,
+        "prune": [{"structure": "unstructured", "amount": 0.5}],
+        "benchmark": {"rounds": 5},
+    }
+    report = onnxadmm.compress(network(), spec, progress=Listener()).report
+    (stage, early), *_ = heard
+    assert stage == "analyse"
+    (whole,) = (w for w in report.warnings if w.startswith(early))
+    measured = report.ratios.speedup["cpu"]["1"]
+    assert f"{measured.ratio:.2f}" in whole
+
+
+def test_inspect_warns_of_the_model_and_of_a_given_spec():
+    found = onnxadmm.inspect(network())
+    assert any("below 0.1 takes nothing" in w for w in found.warnings)
+    spec = {"version": 1, "prune": [{"structure": "n_of_m", "amount": 0.5}]}
+    planned = onnxadmm.inspect(network(), spec)
+    assert set(planned.warnings) > set(found.warnings)
+    assert planned.to_dict()["warnings"] == list(planned.warnings)
