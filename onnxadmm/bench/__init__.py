@@ -16,12 +16,14 @@ from onnxadmm.bench.results import (
     Speedup,
     Unmeasured,
 )
+from onnxadmm.bench.running import Pace, paced, run
 from onnxadmm.bench.sessions import available_providers, open_session, run_batched
 
 __all__ = [
     "Comparison",
     "Latency",
     "Measurement",
+    "Pace",
     "ProviderError",
     "Setting",
     "Speedup",
@@ -30,5 +32,7 @@ __all__ = [
     "compare",
     "environment",
     "open_session",
+    "paced",
+    "run",
     "run_batched",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxadmm.bench.providers import ProviderError, built_in, chain, missing, why_not
+from onnxadmm.bench.running import raise_excessive, run
 from onnxadmm.errors import DataError, ModelError, ResourceError, one_line
+from onnxadmm.memory import limited_memory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -89,13 +92,16 @@ def open_session(
     if isinstance(model, Path) and not model.is_file():
         raise ResourceError(f"model {label}: not a readable file; check the path")
     try:
-        session = ort.InferenceSession(
-            source, sess_options=options, providers=providers, enable_fallback=0
-        )
+        # Constants are folded here, in branches too that no run has taken.
+        with limited_memory() if provider == "cpu" else contextlib.nullcontext():
+            session = ort.InferenceSession(
+                source, sess_options=options, providers=providers, enable_fallback=0
+            )
     except Exception as e:  # noqa: BLE001  (any kind; explain sorts them)
         lacking = missing(provider) if provider != "cpu" else None
         if lacking is not None:
             raise ProviderError(f"{provider}: {lacking}") from None
+        raise_excessive(e)
         raise explain(e, f"model {label}") from None
     # Without the libraries of a provider ONNX Runtime logs an error and carries on with the CPU.
     if providers[0] not in session.get_providers():
@@ -155,7 +161,9 @@ def run_batched(
         batch = {k: _slice(v, start, taken, size if fixed else taken) for k, v in inputs.items()}
         fed = size if fixed else taken
         try:
-            values = session.run(names, batch)
+            values = run(session, names, batch)
+        except ModelError:
+            raise
         except Exception as e:  # noqa: BLE001  (any kind; sorted there)
             raise _explain_run(e, start) from None
         for name, value in zip(names, values, strict=True):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.bench import open_session
+from onnxadmm.bench import open_session, run
 from onnxadmm.bench.sessions import explain
 from onnxadmm.compact.deciding import decisions, with_decisions
 from onnxadmm.compact.guarding import WHERE_SINCE
-from onnxadmm.errors import OnnxadmmError, UnsupportedError, VerificationError, one_line
+from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import model_bytes
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ def _run(
     session: onnxruntime.InferenceSession, names: list[str], inputs: dict[str, Array]
 ) -> list[Array]:
     try:
-        return list(session.run(names, inputs))
+        return run(session, names, inputs)
+    except ModelError:
+        raise
     except Exception as e:  # noqa: BLE001  (ONNX Runtime raises what it likes)
         raise explain(e, "the proof") from None
 

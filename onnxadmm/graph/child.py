@@ -13,6 +13,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def probe(payload: bytes) -> bytes:
             else np.frombuffer(blobs[index], dtype=header["numpy"][name]).reshape(shape).copy()
             for name, shape, index in attempt
         }
+        start = time.monotonic()
         try:
             if any(a.dtype == object for a in arrays.values()):
                 # The bindings make no OrtValue of strings.
@@ -133,7 +135,7 @@ def probe(payload: bytes) -> bytes:
                 }
                 values = session.run_with_ort_values(header["fetch"], feed)
                 found = [_seen_value(v) for v in values]
-            return _describe(header["fetch"], found, number)
+            return _describe(header["fetch"], found, number, time.monotonic() - start)
         except Exception as e:  # noqa: BLE001  (as above)
             errors.append(str(e)[:2000])
             if is_memory(errors[-1]):
@@ -175,7 +177,7 @@ def _is_constant(name: str, shape: Sequence[int]) -> bool:
     return ("int" in name or name == "bool") and _elements(shape) <= MAX_CONSTANT_ELEMENTS
 
 
-def _describe(names: list[str], found: Sequence[Seen], attempt: int) -> bytes:
+def _describe(names: list[str], found: Sequence[Seen], attempt: int, seconds: float) -> bytes:
     shapes, types, constants = {}, {}, {}
     blobs: list[bytes] = []
     total = 0
@@ -188,7 +190,7 @@ def _describe(names: list[str], found: Sequence[Seen], attempt: int) -> bytes:
             constants[name] = len(blobs)
             blobs.append(array.tobytes())
     header = {"shapes": shapes, "types": types, "constants": constants}
-    return pack({"error": "", "attempt": attempt, **header}, blobs)
+    return pack({"error": "", "attempt": attempt, "seconds": seconds, **header}, blobs)
 
 
 def _elements(shape: Sequence[int]) -> int:

@@ -8,8 +8,8 @@ from onnx import TensorProto
 
 from onnxadmm.errors import ModelError, ResourceError, one_line
 from onnxadmm.graph.files import ModelFolder, read_range
-from onnxadmm.graph.sandbox import GIB, available_bytes
 from onnxadmm.graph.tensors import check_tensor, label, packed_bytes
+from onnxadmm.memory import GIB, available_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,10 @@ import onnx_ir as ir
 from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph.child import MAX_CONSTANT_ELEMENTS, is_memory, pack, unpack
 from onnxadmm.graph.inputs import attempts, real_inputs
-from onnxadmm.graph.sandbox import GIB, available_bytes, run_limited
+from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import serialise
 from onnxadmm.graph.walking import constant_of
+from onnxadmm.memory import GIB, available_bytes
 
 # A run keeps every activation: 4 GiB hold those of large networks at batch 1.
 MEMORY_BYTES = 4 * GIB
@@ -38,12 +39,14 @@ class Probe:
             Constant outputs and computed ones. What depends on the inputs' values or sizes is among
             them, as it was in this run.
         inputs: The arrays that were fed.
+        seconds: What the run took.
     """
 
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
     constants: dict[str, np.ndarray]
     inputs: dict[str, np.ndarray]
+    seconds: float = 0.0
 
 
 def probe(
@@ -205,7 +208,7 @@ def _assemble(
     for name, array in inputs.items():
         shapes[name] = array.shape
         dtypes[name] = array.dtype.name
-    return Probe(shapes, dtypes, constants, inputs)
+    return Probe(shapes, dtypes, constants, inputs, float(answer["seconds"]))
 
 
 def _check_outputs(model: ir.Model, result: Probe, batch: int) -> None:

@@ -11,24 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from onnxadmm.errors import ModelError, ResourceError
+from onnxadmm.memory import GIB
 
-GIB = 1 << 30
 _CHILD = Path(__file__).with_name("child.py")
 _DOING = {"check": "checking it", "probe": "running it once"}
-
-
-def available_bytes() -> int:
-    """Return how much memory this machine can still give, in bytes."""
-    free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    # A container's limit (cgroup v2) counts before the machine's.
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return max(0, min(free))
 
 
 def run_limited(task: str, payload: bytes, *, timeout_s: float, memory_bytes: int) -> bytes:

@@ -18,6 +18,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from onnxadmm.bench import run
 from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph import constant_of
 from onnxadmm.ops import describe
@@ -73,7 +74,7 @@ class FrozenNode(nn.Module):
         if self._session is None:
             self._session = self._open()
         try:
-            found = self._session.run(self._outputs, feeds)
+            found = run(self._session, self._outputs, feeds)
         except Exception as e:  # noqa: BLE001  (the bindings raise a dozen unrelated types)
             raise UnsupportedError(
                 f"{self._name}: ONNX Runtime can't run it on these inputs ({one_line(e, 120)}); compress "

@@ -129,7 +129,7 @@ def compress(
 def _run(
     request: Request, journal: Journal, stop: StopRequest, folder: Path | None, *, resume: bool
 ) -> Result:
-    """Go through all stages."""
+    """Check what came in, then go through the other stages."""
     spec, original = request.spec, request.model
     with journal.stage("analyse"):
         analysis = analyse(original)
@@ -146,6 +146,40 @@ def _run(
     if done is not None:
         journal.progress.note("this run was finished before; nothing to do")
         return Result(*done, {})
+    ran = analysis.probe
+    pace = bench.Pace(ran.seconds, sum(a.size for a in ran.inputs.values()))
+    with bench.paced(pace):
+        return _carry_out(
+            request,
+            journal,
+            stop,
+            analysis=analysis,
+            targets=targets,
+            rules=rules,
+            samples=samples,
+            belongs=belongs,
+            foreseen=foreseen,
+            folder=folder,
+            resume=resume,
+        )
+
+
+def _carry_out(
+    request: Request,
+    journal: Journal,
+    stop: StopRequest,
+    *,
+    analysis: Analysis,
+    targets: Mapping[str, int],
+    rules: Sequence[Any],
+    samples: Samples | None,
+    belongs: Mapping[str, str],
+    foreseen: Sequence[Foreseen],
+    folder: Path | None,
+    resume: bool,
+) -> Result:
+    """Go through the stages that follow the checks of what came in."""
+    spec, original = request.spec, request.model
     # torch takes seconds to load: what is wrong with the model or the spec has been said by now.
     from onnxadmm.pipeline.learning import Learner
 

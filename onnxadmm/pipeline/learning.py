@@ -188,7 +188,7 @@ class Learner:
         """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""
         inputs = self._inputs.first()
         session = bench.open_session(model_bytes(model), name="the imported model")
-        expected = session.run(list(imported.outputs), inputs)
+        expected = bench.run(session, imported.outputs, inputs)
         imported.module.eval()
         with torch.inference_mode():
             got = imported.module(*(torch.from_numpy(inputs[n]) for n in imported.inputs))

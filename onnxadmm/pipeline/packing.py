@@ -75,8 +75,9 @@ def _check(before: bytes, after: bytes, inputs: Inputs) -> list[str]:
             left.append(session)
             held = onnx.load(trace / "optimized.onnx", load_external_data=False)
             graphs.append([n.op_type for n in held.graph.node])
+        names = [o.name for o in left[0].get_outputs()]
         for feed in inputs.proof():
-            expected, got = (s.run(None, dict(feed)) for s in left)
+            expected, got = (bench.run(s, names, feed) for s in left)
             error = compare_outputs(expected, got)
             if not error <= TOLERANCE:
                 raise VerificationError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.bench import open_session
+from onnxadmm.bench import open_session, run
 from onnxadmm.errors import DataError, one_line
 from onnxadmm.graph import model_bytes
 from onnxadmm.spec import ActivationQuantization
@@ -65,7 +65,7 @@ def observe(
     seen: dict[str, list[Array]] = {n: [] for n in tensors}
     extremes: dict[str, tuple[float, float]] = {}
     for feed in feeds:
-        arrays = dict(zip(fetched, session.run(fetched, dict(feed)), strict=True))
+        arrays = dict(zip(fetched, run(session, fetched, feed), strict=True))
         arrays.update({n: feed[n] for n in tensors if n in feed})
         for name, array in arrays.items():
             _record(name, np.asarray(array), seen, extremes)
