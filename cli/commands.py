@@ -173,6 +173,26 @@ def check(report: Path, spec: Path | None, overrides: tuple[str, ...], junit: Pa
 
 
 @main.command()
+@click.argument("runs", type=FILE, nargs=-1, required=True)
+@click.option(
+    "--output",
+    "-o",
+    type=FILE,
+    default=Path("comparison"),
+    show_default=True,
+    help="Folder for comparison.html, .md and .json.",
+)
+def report(runs: tuple[Path, ...], output: Path) -> None:
+    """Compare RUNS, output folders of compress: quality, time and size, and the Pareto front."""
+    from onnxadmm.pipeline.comparing import compare_folders
+
+    from .tables import show_runs
+
+    show_runs(compare_folders(runs, output))
+    click.echo(f"wrote {output}: comparison.html, comparison.md, comparison.json")
+
+
+@main.command()
 @click.argument("model", type=FILE)
 @click.option(
     "--output", "-o", type=FILE, default=Path("spec.yaml"), show_default=True, help="The spec."

@@ -13,6 +13,8 @@ from rich.text import Text
 from onnxadmm.bench import Comparison, Unmeasured
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting
+from onnxadmm.report.run_files import cells, heads
+from onnxadmm.report.runs import RunComparison
 
 
 def show_comparisons(found: Sequence[Comparison | Unmeasured]) -> None:
@@ -54,6 +56,20 @@ def show_comparisons(found: Sequence[Comparison | Unmeasured]) -> None:
                 faster,
             )
         out.print(table)
+
+
+def show_runs(found: RunComparison) -> None:
+    """Print the models of several runs, and which are on the Pareto front."""
+    out = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("", *heads(found), "front"):
+        table.add_column(name, justify="left" if name in {"", "run", "model", "front"} else "right")
+    for point in found.points:
+        row = (point.mark, *cells(found, point), "yes" if point.front else "")
+        table.add_row(*(Text(one_line(cell, 60)) for cell in row))
+    out.print(table)
+    for text in found.remarks:
+        out.print(f"note: {text}", markup=False)
 
 
 def to_plain(found: Sequence[Comparison | Unmeasured]) -> list[dict[str, Any]]:

@@ -24,6 +24,17 @@ def check(report: Path, spec: Path | None = None, overrides: Iterable[str] = ())
         InputError: It is no report.
         SpecError: The spec is wrong.
     """
+    document = read_report(report)
+    wanted = read_spec(spec, overrides) if spec else parse_spec(document.spec, overrides)
+    return judge(wanted.gates, document)
+
+
+def read_report(report: Path) -> Report:
+    """Read a report.json.
+
+    Raises:
+        InputError: It is none, or larger than 64 MiB.
+    """
     name = one_line(report.name, 80)
     try:
         if not report.is_file():
@@ -37,6 +48,4 @@ def check(report: Path, spec: Path | None = None, overrides: Iterable[str] = ())
         content = report.read_bytes()
     except (OSError, ValueError) as e:
         raise InputError(f"report {name}: {one_line(e, 120)}; give a report.json") from None
-    document = Report.from_json(content, name)
-    wanted = read_spec(spec, overrides) if spec else parse_spec(document.spec, overrides)
-    return judge(wanted.gates, document)
+    return Report.from_json(content, name)

@@ -54,23 +54,14 @@ class _Bar:
 
 def render_html(report: Report) -> str:
     """Return the page. It holds no script and loads nothing; the same report gives the same page."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["line"] = one_line
-    environment.filters["duration"] = fmt.duration
     said = verdict(report)
     tiles = headlines(report)
     bars = [_bar(c) for c in report.channels[:MAX_CHANNELS]]
-    return environment.from_string(
-        _read("report.html.jinja")
+    return page_template(
+        "report.html.jinja"
     ).render(
         # Ours, from the package; nothing of a model or spec is marked safe.
-        css=Markup(_read("report.css")),  # noqa: S704
+        css=Markup(page_text("report.css")),  # noqa: S704
         report=report,
         verdict=said,
         mark=MARKS[said.state],
@@ -100,7 +91,22 @@ def _columns(tiles: int) -> int:
     return min((4, 3), key=lambda columns: (-tiles % columns, -columns))
 
 
-def _read(name: str) -> str:
+def page_template(name: str) -> jinja2.Template:
+    """Return a template of this package that escapes whatever isn't marked safe."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["line"] = one_line
+    environment.filters["duration"] = fmt.duration
+    return environment.from_string(page_text(name))
+
+
+def page_text(name: str) -> str:
+    """Return a file of this package."""
     return resources.files("onnxadmm.report").joinpath(name).read_text("utf-8")
 
 

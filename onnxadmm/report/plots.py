@@ -140,7 +140,7 @@ def line_plot(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: ticks(float(v))))
         axes.set_xlabel("epoch", loc="right")
 
-    return _svg(name, label, draw)
+    return to_svg(name, label, draw)
 
 
 def density_plot(
@@ -201,7 +201,7 @@ def density_plot(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: fmt.tick(float(v) * scale)))
         axes.set_xlabel(unit, loc="right")
 
-    return _svg(name, label, draw, height=0.6 + 0.76 * len(shown))
+    return to_svg(name, label, draw, height=0.6 + 0.76 * len(shown))
 
 
 def axis_limit_ms(runs: Sequence[Sequence[float]]) -> float:
@@ -250,7 +250,8 @@ def _mark_boundaries(axes: Any, epochs: Sequence[Epoch]) -> None:
         before = epoch
 
 
-def _svg(name: str, label: str, draw: Callable[[Any], None], height: float = HEIGHT) -> str:
+def to_svg(name: str, label: str, draw: Callable[[Any], None], height: float = HEIGHT) -> str:
+    """Return what `draw` puts on a figure as an SVG in the page's colours and type; `height` in inches."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

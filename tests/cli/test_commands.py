@@ -75,7 +75,7 @@ def test_help_loads_neither_torch_nor_onnxruntime():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("compress", "inspect", "benchmark", "check", "init"):
+    for command in ("compress", "inspect", "benchmark", "check", "report", "init"):
         assert command in done.stdout
 
 
@@ -145,6 +145,10 @@ def test_a_failed_gate_exits_1_and_check_judges_it_again(folder, tmp_path):
     assert run("check", report, "--junit", junit).returncode == 1
     assert 'failures="1"' in junit.read_text()
     assert 'failures="1"' in (tmp_path / "out" / "report.xml").read_text()
+    compared = run("report", tmp_path / "out", "-o", tmp_path / "compared")
+    assert compared.returncode == 0, compared.stderr
+    assert "original" in compared.stdout
+    assert "comparison.html" in {p.name for p in (tmp_path / "compared").iterdir()}
     looser = write_spec(tmp_path / "looser.yaml", gates={"min_compression": 1.5})
     assert run("check", report, "--spec", looser).returncode == 0
 

@@ -10,6 +10,8 @@ import subprocess
 import pytest
 
 from onnxadmm.report.html import render_html
+from onnxadmm.report.run_files import render_runs_html
+from onnxadmm.report.runs import compare_runs
 
 BROWSER = next((b for b in map(shutil.which, ("chromium", "google-chrome")) if b), None)
 REQUIRED = "ONNXADMM_BROWSER_REQUIRED"
@@ -76,6 +78,17 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    def dress(self, width, scheme):
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.ask("Emulation.setEmulatedMedia", features=media)
+
     def show(self, page):
         self.ask("Page.navigate", url=page.as_uri())
         loaded = "new Promise(r => document.readyState == 'complete' ? r(1) : addEventListener('load', () => r(1)))"
@@ -105,16 +118,7 @@ def test_table_plots_and_verdict_are_seen(browser, lenet, tmp_path, width, schem
     report = lenet.model_copy(update={"gates": (gate, *lenet.gates[1:])})
     page = tmp_path / "report.html"
     page.write_text(render_html(report), encoding="utf-8")
-    browser.ask(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=900,
-        deviceScaleFactor=1,
-        mobile=width < 500,
-    )
-    browser.ask(
-        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-    )
+    browser.dress(width, scheme)
     browser.show(page)
     found = json.loads(browser.run(FACTS))
     assert found["overflow"] <= 0
@@ -125,5 +129,30 @@ def test_table_plots_and_verdict_are_seen(browser, lenet, tmp_path, width, schem
     assert len(found["gates"]) == 5
     assert "failed" in found["gates"][0]
     assert "passed" in found["gates"][1]
+    assert (found["paper"] == "rgb(255, 255, 255)") is (scheme == "light")
+    assert found["requests"] == 0
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_runs_side_by_side_are_seen(browser, lenet, tmp_path, width, scheme):
+    page = tmp_path / "comparison.html"
+    page.write_text(render_runs_html(compare_runs({"a": lenet, "b": lenet})), encoding="utf-8")
+    browser.dress(width, scheme)
+    browser.show(page)
+    found = json.loads(
+        browser.run("""JSON.stringify({
+          overflow: document.documentElement.scrollWidth - window.innerWidth,
+          rows: [...document.querySelectorAll('.runs tbody tr')].map(e => e.innerText),
+          plots: [...document.querySelectorAll('svg.plot')].map(e => e.getBoundingClientRect().right),
+          paper: getComputedStyle(document.body).backgroundColor,
+          requests: performance.getEntriesByType('resource').length,
+        })""")
+    )
+    assert found["overflow"] <= 0
+    assert len(found["rows"]) == 5  # one original, float and compressed of two runs
+    assert "front" in found["rows"][0]
+    assert len(found["plots"]) == 2
+    assert max(found["plots"]) <= width
     assert (found["paper"] == "rgb(255, 255, 255)") is (scheme == "light")
     assert found["requests"] == 0
