@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from onnxadmm import ops
 from onnxadmm.errors import UnsupportedError, one_line
-from onnxadmm.graph import Probe, constant_of
+from onnxadmm.graph import Probe, constant_of, subgraphs
+from onnxadmm.modules.control import Branches, Repetition, Sweep, evaluate
 from onnxadmm.modules.freezing import captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
 from onnxadmm.ops.element_types import kind_of, to_torch, torch_type
@@ -83,17 +84,25 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
     )
 
 
+_CONTROL = {"If", "Loop", "Scan"}
+_FIRST_SCAN = 9
+
+
 class _Scope:
     """The torch graph under construction (`ops.BuildScope`)."""
 
-    def __init__(self, model: ir.Model, probe: Probe) -> None:
+    def __init__(self, model: ir.Model, probe: Probe, parent: _Scope | None = None) -> None:
+        self._model, self._parent = model, parent
+        self._samples: dict[Any, Any] = {}
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.bound: dict[str, str] = {}
         self.inputs: list[str] = []
+        self.results: list[ir.Value] = []
         self._opsets: Mapping[str, int] = dict(model.opset_imports)
         self._probe = probe
-        self._weights = {
+        self._weights: dict[int, str] = {} if parent is None else parent._weights  # noqa: SLF001
+        self._weights = self._weights or {
             id(r.value): n for n, r in ops.roles(model).items() if r.weight and r.dequantize is None
         }
         self.frozen: list[str] = []
@@ -117,15 +126,25 @@ class _Scope:
         return len(self.shape(value))
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
-        seen = self._probe.shapes.get(value.name or "")
-        if seen is None:
-            content = constant_of(value)
-            if content is None:
-                raise UnsupportedError(
-                    f"value {one_line(value.name, 60)!r}: its shape is not known; compress without training"
-                )
-            return content.shape
-        return seen
+        seen = None if self._parent else self._probe.shapes.get(value.name or "")
+        content = constant_of(value)
+        if seen is not None or content is not None:
+            return seen if seen is not None else content.shape  # type: ignore[union-attr]
+        return tuple(self._sample(value).shape)
+
+    def _sample(self, value: ir.Value) -> Any:
+        """Return what stands for a value when the graph runs on the probe's inputs.
+
+        Raises:
+            UnsupportedError: It doesn't run.
+        """
+        try:
+            return evaluate(self.graph, self.root, self._samples, self.tensor(value))
+        except Exception as e:  # noqa: BLE001  (torch raises what it likes)
+            raise UnsupportedError(
+                f"value {one_line(value.name, 60)!r}: its shape is not known ({one_line(e, 80)}); compress "
+                "without training"
+            ) from None
 
     def kind(self, value: ir.Value) -> ir.DataType:
         found, content = self._kind(value), constant_of(value)
@@ -149,7 +168,11 @@ class _Scope:
     def add_input(self, value: ir.Value) -> None:
         name = value.name or ""
         self.inputs.append(name)
-        self._there[name] = self.graph.placeholder(f"input_{len(self.inputs)}")
+        stands = self.graph.placeholder(f"input_{len(self.inputs)}")
+        self._there[name] = stands
+        if name in self._probe.inputs and self._parent is None:
+            array = np.asarray(self._probe.inputs[name])
+            self._samples[stands] = array if array.dtype.kind in "OUS" else to_torch(array)
 
     def output(self, value: ir.Value) -> Any:
         """Return a graph output; levels of a quantization, floats on the way, become their own type."""
@@ -163,7 +186,8 @@ class _Scope:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             return
         read = [v for v in (*node.inputs, *captured(node)) if v is not None]
-        learned = any(v.name in self._learned or id(v) in self._weights for v in read)
+        inside = [v for g in subgraphs(node) for v in _held_inside(g)]
+        learned = any(v.name in self._learned or id(v) in self._weights for v in read + inside)
         try:
             named = zip((v.name for v in node.outputs), self._build(node), strict=False)
         except UnsupportedError as refusal:
@@ -184,6 +208,8 @@ class _Scope:
             raise UnsupportedError(
                 f"{ops.describe(node)}: strings have no tensors in torch; compress without training"
             )
+        if node.op_type in _CONTROL and node.domain in ("", "ai.onnx"):
+            return self._control(node)
         result = ops.find_for_training(node, self._opsets).build(node, self)
         results = result if isinstance(result, tuple) else (result,)
         if any(v.name and (v.uses() or v.is_graph_output()) for v in node.outputs[len(results) :]):
@@ -192,6 +218,91 @@ class _Scope:
                 "compress without training"
             )
         return results
+
+    def _control(self, node: ir.Node) -> tuple[Any, ...]:
+        """Add a node with subgraphs: each becomes a torch module of its own."""
+        around = [v for v in captured(node) if constant_of(v) is None or id(v) in self._weights]
+        given = [self.tensor(v) for v in node.inputs]
+        if node.op_type == "If":
+            names = ("then_branch", "else_branch")
+            fixed = self.constant(node.inputs[0])
+            if fixed is not None:
+                names = (names[0 if fixed.all() else 1],) * 2
+            bodies = [self._body(node, n, [], around) for n in dict.fromkeys(names)]
+            modules = [b.module() for b in bodies]
+            module: nn.Module = modules[0] if len(modules) == 1 else Branches(*modules)
+            given = [] if len(modules) == 1 else given
+            places = ["", ""] if len(modules) == 1 else ["then.", "otherwise."]
+        else:
+            samples = [None if v is None else self._sample(v) for v in node.inputs]
+            body, module = self._repeated(node, samples, around)
+            bodies, places = [body], ["body."]
+        path = f"{node.op_type.lower()}_{sum(1 for _ in self.root.children()) + 1}"
+        self.root.add_module(path, module)
+        for body, place in zip(bodies, places, strict=False):
+            self.bound |= {n: f"{path}.{place}{p}" for n, p in body.bound.items()}
+            self.frozen += body.frozen
+        result = self.graph.call_module(path, (*given, *(self.tensor(v) for v in around)))
+        return tuple(self.call(operator.getitem, result, k) for k in range(len(node.outputs)))
+
+    def _repeated(
+        self, node: ir.Node, samples: list[Any], around: list[ir.Value]
+    ) -> tuple[_Scope, nn.Module]:
+        """Return the body of a Loop or a Scan, and the module that repeats it.
+
+        Raises:
+            UnsupportedError: A Scan of opset 8, whose sequences are batched.
+        """
+        if node.op_type == "Loop":
+            first = [torch.tensor(0), torch.tensor(True), *samples[2:]]
+            body = self._body(node, "body", first, around)
+            carried = len(node.inputs) - 2
+            rows = [body._sample(v) for v in body.results[1 + carried :]]  # noqa: SLF001
+            return body, Repetition(
+                body.module(), carried, [(tuple(r.shape), r.dtype) for r in rows]
+            )
+        if "directions" in node.attributes or self._opsets.get("", 9) < _FIRST_SCAN:
+            raise UnsupportedError(
+                f"{ops.describe(node)}: Scan of opset 8 can't be trained; convert the model to opset 9"
+            )
+        count = node.attributes["num_scan_inputs"].as_int()
+        states = len(node.inputs) - count
+        results = len(node.outputs) - states
+
+        def places(kind: str, n: int) -> list[tuple[int, bool]]:
+            axes, ways = (
+                list(node.attributes[name].as_ints()) if name in node.attributes else [0] * n
+                for name in (f"scan_{kind}_axes", f"scan_{kind}_directions")
+            )
+            return [(a, bool(w)) for a, w in zip(axes, ways, strict=True)]
+
+        reads = places("input", count)
+        rows = [s.select(a, 0) for s, (a, _) in zip(samples[states:], reads, strict=True)]
+        body = self._body(node, "body", [*samples[:states], *rows], around)
+        return body, Sweep(body.module(), states, reads, places("output", results))
+
+    def _body(self, node: ir.Node, name: str, samples: list[Any], around: list[ir.Value]) -> _Scope:
+        """Return a subgraph built in a scope of its own; its inputs, then what it reads from around it."""
+        graph = node.attributes[name].as_graph()
+        scope = _Scope(self._model, self._probe, self)
+        given = [*zip(graph.inputs, samples, strict=True), *((v, self._sample(v)) for v in around)]
+        for value, sample in given:
+            scope.add_input(value)
+            scope._samples[scope._there[value.name or ""]] = sample
+            if id(value) in self._weights or value.name in self._learned:
+                scope._learned.add(value.name or "")
+        for inner in graph:
+            scope.visit(inner)
+        scope.results = list(graph.outputs)
+        scope.graph.output(tuple(scope.tensor(v) for v in graph.outputs))
+        return scope
+
+    def module(self) -> fx.GraphModule:
+        """Return the finished torch module."""
+        module = fx.GraphModule(self.root, self.graph, class_name="ImportedBody")
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        return module
 
     def _is_text(self, value: ir.Value | None) -> bool:
         if value is None:
@@ -264,6 +375,13 @@ class _Scope:
             owner.register_buffer(leaf, tensor)
         self.bound[self._weights.get(id(value), name)] = path
         return self.graph.get_attr(path)
+
+
+def _held_inside(graph: ir.Graph) -> list[ir.Value]:
+    """Return what a subgraph could hold."""
+    nodes = list(graph.all_nodes())
+    held = [v for n in nodes for g in subgraphs(n) for v in g.initializers.values()]
+    return [*graph.initializers.values(), *held, *(v for n in nodes for v in n.outputs)]
 
 
 def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
