@@ -18,12 +18,22 @@ from onnxadmm.graph import model_bytes, probe
 from onnxadmm.modules import import_model, write_back
 
 
+def draw(model, rows, seed=0):
+    """Return normal random numbers for every input, by name."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        v.name: [d if isinstance(d, int) else rows for d in v.shape]
+        for v in model.graph.inputs
+        if v.name not in model.graph.initializers
+    }
+    return {n: rng.standard_normal(shape).astype(np.float32) for n, shape in shapes.items()}
+
+
 def run_both(model, rows=3, seed=0):
     imported = import_model(model, probe(model))
-    shape = [d if isinstance(d, int) else rows for d in model.graph.inputs[0].shape]
-    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    expected = open_session(model_bytes(model)).run(list(imported.outputs), {imported.inputs[0]: x})
-    got = imported.module(torch.from_numpy(x))
+    feeds = draw(model, rows, seed)
+    expected = open_session(model_bytes(model)).run(list(imported.outputs), feeds)
+    got = imported.module(*(torch.from_numpy(feeds[n]) for n in imported.inputs))
     return imported, expected, [g.detach().numpy() for g in got]
 
 
@@ -48,8 +58,9 @@ def test_outputs_match_onnx_runtime_at_another_batch_size(model):
 @given(model=networks())
 def test_every_weight_gets_a_finite_gradient(model):
     imported, _, _ = run_both(model)
-    x = torch.randn([d if isinstance(d, int) else 2 for d in model.graph.inputs[0].shape])
-    imported.module(x)[0].square().sum().backward()
+    feeds = draw(model, 2)
+    outputs = imported.module(*(torch.from_numpy(feeds[n]) for n in imported.inputs))
+    sum(o.square().sum() for o in outputs).backward()
     for name, parameter in imported.binding.items():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
