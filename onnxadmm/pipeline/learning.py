@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from onnxadmm.admm import Constraint, CoupledChannels, joint_masks, kept_channel
 from onnxadmm.compact import compare_outputs
 from onnxadmm.errors import VerificationError
 from onnxadmm.graph import Probe, constant_of, model_bytes
+from onnxadmm.memory import available_bytes
 from onnxadmm.modules import Imported, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
 from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
@@ -33,8 +35,23 @@ from onnxadmm.training import (
     plan_admm,
     plan_retraining,
 )
+from onnxadmm.training.demand import estimate, require
+from onnxadmm.training.objectives import needs_teacher
 
 Array = np.ndarray[Any, Any]
+
+
+def free_memory() -> tuple[int, str]:
+    """Return how many bytes are free where training happens, and what to call that."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0]), "GPU memory"
+    return available_bytes(), "memory"
+
+
+def free_disk(folder: Path) -> int:
+    """Return how many bytes an output folder's disk can take, its checkpoints so far included."""
+    old = sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
+    return shutil.disk_usage(folder).free + old
 
 
 class Learner:
@@ -86,7 +103,7 @@ class Learner:
         sets = constraints(self._request.model, analysis, self._request.spec, shapes, targets)
         self._sparse = {n for c in sets if not isinstance(c, CoupledChannels) for n in c.tensors}
         if self._samples is not None and sets:
-            self._prepare(analysis.probe, self._samples)
+            self._prepare(analysis.probe, self._samples, sets)
         if self._settings is None or not self._request.spec.schedule.epochs:
             masks, weights = self._project(sets, shapes)
         else:
@@ -125,7 +142,7 @@ class Learner:
             write_back(retrained, imported.weights())
         return retrained
 
-    def _prepare(self, seen: Probe, samples: Samples) -> None:
+    def _prepare(self, seen: Probe, samples: Samples, sets: Sequence[Constraint]) -> None:
         """Import the original, compare it with ONNX Runtime, and let it teach."""
         spec = self._request.spec
         if spec.data is None or not (spec.schedule.epochs or spec.schedule.retrain):
@@ -141,12 +158,31 @@ class Learner:
             progress=self._journal.progress,
             stop=self._stop,
         )
+        self._require_room(seen, self._settings, sets)
         with self._journal.stage("import"):
             self._imported = import_model(self._request.model, seen)
             self.import_error = self._check_import(self._request.model, self._imported)
             self._teacher = Teacher.of(self._imported.module, spec.objective, self._settings.output)
             if self._teacher is not None:
                 self._teacher.prepare(samples.train, self._imported.inputs)
+
+    def _require_room(self, seen: Probe, settings: Settings, sets: Sequence[Constraint]) -> None:
+        """Refuse training that can't fit, before anything is allocated for it."""
+        model, objective = self._request.model, settings.objective
+        taught = needs_teacher(objective) or objective.resolved_metric == "agreement"
+        demand = estimate(
+            model,
+            seen,
+            settings.schedule,
+            batch_size=min(settings.batch_size, len(settings.train)),
+            samples=len(settings.train),
+            constrained=[c.tensors for c in sets] if settings.schedule.epochs else (),
+            trained=trainable_weights(model),
+            teacher_output=model.graph.outputs[settings.output].name if taught else None,
+        )
+        memory, where = free_memory()
+        disk = None if self._folder is None else free_disk(self._folder)
+        require(demand, memory_bytes=memory, disk_bytes=disk, where=where)
 
     def _project(
         self, sets: Sequence[Constraint], shapes: Mapping[str, tuple[int, ...]]

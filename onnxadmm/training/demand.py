@@ -1,0 +1,164 @@
+"""What training takes of the machine, estimated before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm.errors import ResourceError
+from onnxadmm.graph import Probe
+from onnxadmm.memory import GIB
+from onnxadmm.spec import Schedule
+from onnxadmm.training.checkpoints import KEPT
+from onnxadmm.training.teacher import CACHE_BYTES
+
+# torch hands these on as views of their input.
+_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Split", "Slice"}
+_LEAST_DISK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes that training takes, by what takes them.
+
+    Attributes:
+        weights: The parameters, and the teacher's copy where there is one.
+        gradients: One for each parameter.
+        optimizer: Its state.
+        admm: Z, U and their sum for the penalty.
+        retreat: The copy of the state at the start of the epoch.
+        activations: What a step keeps for its backward pass, or an evaluation needs at once.
+        teacher: Its kept answers.
+        checkpoints: All that are on the disk at once.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    admm: int
+    retreat: int
+    activations: int
+    teacher: int
+    checkpoints: int
+
+    @property
+    def memory(self) -> int:
+        """All that is in memory at once, in bytes."""
+        kept = self.weights + self.gradients + self.optimizer + self.admm + self.retreat
+        return kept + self.activations + self.teacher
+
+
+def estimate(
+    model: ir.Model,
+    seen: Probe,
+    schedule: Schedule,
+    *,
+    batch_size: int,
+    samples: int,
+    constrained: Sequence[Sequence[str]] = (),
+    trained: Iterable[str] = (),
+    teacher_output: str | None = None,
+) -> Demand:
+    """Estimate from shapes, without allocating anything.
+
+    Activations are those of the probe, element for element of the batch; what torch keeps beside them
+    (workspaces, allocator slack) isn't counted, and some that it needn't keep are.
+
+    Args:
+        model: The graph.
+        seen: Its shapes; the probe's batch is the first dimension of its inputs.
+        schedule: Epochs and optimizer.
+        batch_size: Samples a step.
+        samples: Samples to train on.
+        constrained: The weights of each constraint, where ADMM runs.
+        trained: Weights that are no initializers.
+        teacher_output: The output that a teacher answers with, where there is one.
+    """
+    names = {*model.graph.initializers, *trained}
+    sizes = {n: _bytes(seen, n) for n in names if seen.dtypes.get(n, "").startswith("float")}
+    weights = sum(sizes.values())
+    chosen = schedule.optimizer
+    copies = 2 if chosen.name != "SGD" else int(chosen.momentum > 0)
+    optimizer = copies * weights
+    pairs = 2 * sum(sizes.get(n, 0) for c in constrained for n in c)
+    targets = sum(sizes.get(n, 0) for n in {n for c in constrained for n in c})
+    state = weights + optimizer + pairs
+    rows = next((a.shape[0] for a in seen.inputs.values() if a.ndim), 1) or 1
+    kept, largest = _activations(model, seen)
+    step = (kept + 2 * largest) * batch_size / rows
+    answers = 0
+    if teacher_output is not None:
+        answers = _bytes(seen, teacher_output) * samples // rows
+        answers = answers if answers <= CACHE_BYTES else 0
+    # The last two and the one that is being written; each holds the state that a retreat goes back to as well.
+    stages = (2 * state if schedule.epochs else 0) + (
+        2 * (weights + optimizer) if schedule.retrain else 0
+    )
+    return Demand(
+        weights=weights * (2 if teacher_output is not None else 1),
+        gradients=weights,
+        optimizer=optimizer,
+        admm=pairs + targets,
+        retreat=state,
+        activations=math.ceil(step),
+        teacher=answers,
+        checkpoints=(KEPT + 1) * stages,
+    )
+
+
+def require(demand: Demand, *, memory_bytes: int, disk_bytes: int | None, where: str) -> None:
+    """Refuse training that can't fit.
+
+    Args:
+        demand: What it takes.
+        memory_bytes: What is free where it trains.
+        disk_bytes: What is free where checkpoints go; None where none are kept.
+        where: `memory` or `GPU memory`, for the message.
+
+    Raises:
+        ResourceError: It doesn't fit; gives the numbers.
+    """
+    if demand.memory > memory_bytes:
+        state = demand.memory - demand.activations
+        raise ResourceError(
+            f"training needs about {_text(demand.memory)} of {where} ({_text(state)} for weights, gradients, optimizer "
+            f"and ADMM, {_text(demand.activations)} for a batch), {_text(memory_bytes)} is free; "
+            "lower data.batch_size, or use a machine with more"
+        )
+    if disk_bytes is not None and demand.checkpoints + _LEAST_DISK > disk_bytes:
+        raise ResourceError(
+            f"checkpoints need about {_text(demand.checkpoints + _LEAST_DISK)} of disk space, "
+            f"{_text(disk_bytes)} is free in the output folder; free space, or choose another folder"
+        )
+
+
+def _activations(model: ir.Model, seen: Probe) -> tuple[int, int]:
+    """Return the bytes of all computed values, and of the largest."""
+    sizes = [_bytes(seen, n) for n in seen.inputs]
+    for node in model.graph:
+        if node.op_type not in _VIEWS | {"Constant"}:
+            sizes += [_bytes(seen, v.name) for v in node.outputs if v.name in seen.shapes]
+    return sum(sizes), max(sizes, default=0)
+
+
+def _bytes(seen: Probe, name: str | None) -> int:
+    if name not in seen.shapes:
+        return 0
+    kind = seen.dtypes.get(name, "float32")
+    width = 4 if kind in ("object", "bfloat16") else _width(kind)
+    return math.prod(seen.shapes[name]) * width
+
+
+def _width(kind: str) -> int:
+    try:
+        return np.dtype(kind).itemsize
+    except TypeError:  # float8 and 4-bit types
+        return 1
+
+
+def _text(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / (1 << 20):.1f} MiB"
