@@ -30,6 +30,7 @@ _BINARY = {"raw_data", "string_data", "s"}
 # Its warnings about odd models aren't for the user's terminal.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 _CHECK_TIMEOUT_S = 20.0
+_LARGE_BYTES = 1 << 16
 _CHECK_MEMORY_BYTES = 2 << 30
 # Operators whose second or later inputs are parameters that training changes. An infinity there
 # is a diverged training; elsewhere (a mask for Add or Where) it can be meant.
@@ -259,4 +260,19 @@ def _to_ir(proto: ModelProto) -> ir.Model:
         ) from None
     name_nodes(model, unnamed=False)
     complete_inputs(model)
+    _hold_arrays(model)
     return model
+
+
+def _hold_arrays(model: ir.Model) -> None:
+    """Let large weights be arrays, in place: a protobuf copies its bytes whenever they are asked for."""
+    for value in model.graph.initializers.values():
+        held = value.const_value
+        if held is not None and held.dtype == ir.DataType.FLOAT and held.nbytes >= _LARGE_BYTES:
+            value.const_value = ir.Tensor(
+                held.numpy(),
+                dtype=held.dtype,
+                name=held.name,
+                doc_string=held.doc_string,
+                metadata_props=dict(held.metadata_props),
+            )
