@@ -306,6 +306,10 @@ BLOCKS = (
     "centred",
     "upsampled",
     "activation",
+)
+# Beside these, what torch, int8 or one input's feed aren't tested with here.
+EVERY_BLOCK = (
+    *BLOCKS,
     "strided",
     "transposed",
     "averaged",
@@ -320,13 +324,13 @@ BLOCKS = (
 
 
 @st.composite
-def networks(draw: st.DrawFn) -> ir.Model:
+def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
     """Draw a small network of some blocks with one head."""
     b = Builder(
         draw(st.integers(0, 2**16)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 5, 6]))
     )
     b.conv(draw(st.integers(2, 9)), bias=draw(st.booleans()))
-    for block in draw(st.lists(st.sampled_from(BLOCKS), max_size=6)):
+    for block in draw(st.lists(st.sampled_from(blocks), max_size=6)):
         if block == "conv":
             b.conv(draw(st.integers(1, 9)), draw(st.sampled_from([1, 3])), bias=draw(st.booleans()))
         elif block == "grouped":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from graphs import Builder, networks
+from graphs import EVERY_BLOCK, Builder, networks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cutting import classes_of
@@ -22,7 +22,7 @@ def saved(model, seen, labels, classes, c):
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(model=networks(), data=st.data())
+@given(model=networks(EVERY_BLOCK), data=st.data())
 def test_macs_of_a_channel_are_what_cutting_it_saves(model, data):
     seen, labels, found = classes_of(model)
     classes = list(found.values())

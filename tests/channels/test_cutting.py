@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from graphs import Builder, networks
+from graphs import EVERY_BLOCK, Builder, networks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ LONG = int(os.environ.get("ONNXADMM_EXAMPLES", "0"))
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(model=networks(), data=st.data())
+@given(model=networks(EVERY_BLOCK), data=st.data())
 def test_cut_equals_masked(model, data):
     seen, labels, classes = classes_of(model)
     kept = {}
@@ -73,7 +73,7 @@ def test_cut_equals_masked(model, data):
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(model=networks())
+@given(model=networks(EVERY_BLOCK))
 def test_cutting_keeps_names_interface_and_checker(model):
     before = ir.to_proto(model)
     _, cut = cut_half(model)
