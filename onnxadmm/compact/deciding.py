@@ -3,7 +3,8 @@
 A detector sorts its boxes by score: two scores that differ by rounding alone change places, and its outputs
 have nothing in common any more, although both are right. Whether two graphs compute the same is then asked
 with the decisions given: both get the same ones as inputs, and what they would have been taken from
-is compared like an output.
+is compared like an output. So are sigmoids and softmaxes: where they saturate, ONNX Runtime computes them to an
+absolute accuracy, and what they are taken of says more than their few last bits.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ _LOOKS_AT: dict[str, tuple[int, ...]] = {
     "NonMaxSuppression": (0, 1),
     "NonZero": (0,),
     "Round": (0,),
+    "Sigmoid": (0,),
     "Sign": (0,),
+    "Softmax": (0,),
     "TopK": (0,),
 }
+SMOOTH = frozenset({"Sigmoid", "Softmax"})
+"""Those of them that don't jump. They may compute channels; the others' outputs are places and truths."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,12 @@ class Decided:
     compared: tuple[str, ...]
 
 
-def decisions(model: ir.Model) -> tuple[str, ...]:
-    """Return the names of the values that decide, in graph order: outputs of operators that jump.
+def decisions(model: ir.Model) -> dict[str, str]:
+    """Return the values that decide, by name in graph order, with the operators that compute them.
 
     Arithmetic on sizes alone is none: it follows a cut.
     """
-    return tuple(v.name for node in _deciding(model) for v in node.outputs if v.name)
+    return {v.name: node.op_type for node in _deciding(model) for v in node.outputs if v.name}
 
 
 def with_decisions(model: ir.Model, dtypes: Mapping[str, ir.DataType]) -> Decided:
@@ -62,11 +67,11 @@ def with_decisions(model: ir.Model, dtypes: Mapping[str, ir.DataType]) -> Decide
 
     Args:
         model: The graph; isn't changed.
-        dtypes: Element type of each decision, as a run of the graph showed it.
+        dtypes: Element type of each decision to take, as a run of the graph showed it.
     """
     decided = model.clone()
     graph = decided.graph
-    nodes = _deciding(decided)
+    nodes = [n for n in _deciding(decided) if any(v.name in dtypes for v in n.outputs)]
     values = [v for node in nodes for v in node.outputs if v.name]
     own = {v.name for v in values}
     compared = {v.name: v for v in graph.outputs if v.name not in own}

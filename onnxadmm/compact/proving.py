@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxadmm.bench import open_session, run
 from onnxadmm.bench.sessions import explain
-from onnxadmm.compact.deciding import decisions, with_decisions
+from onnxadmm.compact.deciding import SMOOTH, decisions, with_decisions
 from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import model_bytes
@@ -133,12 +133,19 @@ def _with_the_same_decisions(
         feeds: Inputs.
         apart: How far they are apart when each decides for itself; returned where nothing decides.
     """
-    names = decisions(masked)
-    if not names or names != decisions(cut):
+    found = decisions(masked)
+    if not found or found != decisions(cut):
         return apart
+    names = list(found)
     seeing = open_session(model_bytes(_showing(masked, names)), name="the masked model")
-    taken = [dict(zip(names, _run(seeing, list(names), dict(f)), strict=True)) for f in feeds]
-    dtypes = {n: ir.DataType.from_numpy(np.asarray(a).dtype) for n, a in taken[0].items()}
+    taken = [dict(zip(names, _run(seeing, names, dict(f)), strict=True)) for f in feeds]
+    seeing = open_session(model_bytes(_showing(cut, names)), name="the cut model")
+    there = dict(zip(names, _run(seeing, names, dict(feeds[0])), strict=True))
+    dtypes = {
+        n: ir.DataType.from_numpy(np.asarray(a).dtype)
+        for n, a in taken[0].items()
+        if found[n] not in SMOOTH or there[n].shape == a.shape
+    }
     first, second = with_decisions(masked, dtypes), with_decisions(cut, dtypes)
     if first.compared != second.compared:
         return apart
@@ -147,7 +154,7 @@ def _with_the_same_decisions(
     wanted = {i.name for i in reference.get_inputs()}
     worst = 0.0
     for feed, decided in zip(feeds, taken, strict=True):
-        inputs = {**feed, **{first.decisions[n]: a for n, a in decided.items()}}
+        inputs = {**feed, **{first.decisions[n]: decided[n] for n in dtypes}}
         inputs = {n: a for n, a in inputs.items() if n in wanted}
         expected, got = (_run(s, list(first.compared), inputs) for s in (reference, candidate))
         worst = max(worst, compare_outputs(expected, got))

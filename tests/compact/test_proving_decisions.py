@@ -57,3 +57,22 @@ def test_arithmetic_on_sizes_is_no_decision():
     wrong = ir.from_proto(onnx.parser.parse_model(text.replace("0.5", "1.5")))
     with pytest.raises(VerificationError):
         prove(model, wrong, [X])
+
+
+def saturated(offset: float) -> ir.Model:
+    """Answer with a sigmoid of -17, where only a few bits of it are left."""
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        saturated (float[N, 4] x) => (float[N, 4] y) <float[1] o = {{{offset!r}}}>
+        {{
+            z = Add (x, o)
+            y = Sigmoid (z)
+        }}
+    """
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+def test_a_sigmoid_that_saturates_is_judged_by_what_it_is_taken_of():
+    assert prove(saturated(-18.0), saturated(-18.00005), [X]).max_error <= TOLERANCE
+    with pytest.raises(VerificationError):
+        prove(saturated(-18.0), saturated(-18.001), [X])
