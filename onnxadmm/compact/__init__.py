@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxadmm.compact.accounting import Account, account
 from onnxadmm.compact.cropping import empty_positions
-from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels
+from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels, surviving
 from onnxadmm.compact.folding import Folded, fold_idle
 from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
@@ -31,5 +31,6 @@ __all__ = [
     "pack_tensors",
     "prove",
     "shapes_after",
+    "surviving",
     "unpack_tensors",
 ]

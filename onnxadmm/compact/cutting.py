@@ -90,14 +90,9 @@ def cut_channels(
     scope = _Scope(cut, labelling, probe, dead)
     if not scope.gone.size:
         return cut
+    left = surviving(cut, labelling, dead)
     for value in _carriers(cut, labelling):
-        content = constant_of(value)
-        assert content is not None
-        for axis, labels in enumerate(labelling.axes[value.name or ""]):
-            stays = ~np.isin(labels, scope.gone)
-            if not stays.all():
-                content = np.compress(stays, content, axis=axis)
-        set_constant(value, content)
+        set_constant(value, left[value.name or ""])
     opsets = dict(cut.opset_imports)
     for node in list(cut.graph):
         operator = ops.find(node, opsets)
@@ -108,6 +103,28 @@ def cut_channels(
     clear_stale(cut)
     record_shapes(cut, recorded, probe.shapes, shapes_after(labelling, probe.shapes, dead))
     return cut
+
+
+def surviving(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> dict[str, Array]:
+    """Return what a cut leaves of each held tensor that carries labels, by name.
+
+    Args:
+        model: The graph that was labelled, or one with the same tensors in other types.
+        labelling: Its labels.
+        dead: The labels that go.
+    """
+    gone = np.array(sorted(dead), np.int64)
+    left: dict[str, Array] = {}
+    for value in _carriers(model, labelling):
+        content, name = constant_of(value), value.name or ""
+        if content is None or content.shape != tuple(map(len, labelling.axes[name])):
+            continue  # folding gave it another shape
+        for axis, labels in enumerate(labelling.axes[name]):
+            stays = ~np.isin(labels, gone)
+            if not stays.all():
+                content = np.compress(stays, content, axis=axis)
+        left[name] = content
+    return left
 
 
 def _carriers(model: ir.Model, labelling: Labelling) -> list[ir.Value]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxadmm.data.preparing import Preparation
+from onnxadmm.data.preparing import Preparation, is_float
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no one answer to ==
@@ -56,6 +56,14 @@ class Dataset:
             return batch, None
         labels = self.labels[index]
         return batch, labels.copy() if shared else labels
+
+    def in_float32(self) -> Dataset:
+        """Return the same samples for a model that takes float32 where this one's takes another float type."""
+        wide = {
+            name: replace(p, dtype=np.dtype(np.float32)) if is_float(p.dtype) else p
+            for name, p in self.preparations.items()
+        }
+        return replace(self, preparations=wide)
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -13,6 +13,11 @@ from onnxadmm.errors import SpecError, one_line
 from onnxadmm.spec import Preprocess
 
 
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Return whether a type is one of floats (bfloat16, which NumPy calls void, among them)."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
 @dataclass(frozen=True, slots=True)
 class InputInfo:
     """An input as the model declares it; the first axis is the batch."""
@@ -23,8 +28,8 @@ class InputInfo:
 
     @property
     def is_float(self) -> bool:
-        """Whether the input takes floats (bfloat16, which NumPy calls void, among them)."""
-        return self.dtype.kind == "f" or self.dtype.name == "bfloat16"
+        """Whether the input takes floats."""
+        return is_float(self.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no one answer to ==

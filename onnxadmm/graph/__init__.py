@@ -12,8 +12,10 @@ from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import TEMPORARY, model_bytes, save_model, write_atomic
 from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_version, subgraphs
+from onnxadmm.graph.widening import OTHER_FLOATS, narrow, widen
 
 __all__ = [
+    "OTHER_FLOATS",
     "TEMPORARY",
     "Probe",
     "all_nodes",
@@ -24,6 +26,7 @@ __all__ = [
     "load_model",
     "model_bytes",
     "name_nodes",
+    "narrow",
     "node_label",
     "pin_dims",
     "probe",
@@ -33,5 +36,6 @@ __all__ = [
     "save_model",
     "since_version",
     "subgraphs",
+    "widen",
     "write_atomic",
 ]

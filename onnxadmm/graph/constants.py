@@ -25,4 +25,5 @@ def set_constant(value: ir.Value, content: np.ndarray[Any, Any]) -> None:
         node.attributes["value"] = ir.AttrTensor("value", tensor)
     value.const_value = tensor
     value.shape = ir.Shape(content.shape)
-    value.dtype = tensor.dtype
+    # A new type object: a clone shares the old one with its original.
+    value.type = ir.TensorType(tensor.dtype)

@@ -47,7 +47,7 @@ from onnxadmm.ops._base import (
     unlabelled,
 )
 from onnxadmm.ops.axes import weight_axes
-from onnxadmm.ops.roles import Role, held, held_tensors, layer_weights, roles, weights
+from onnxadmm.ops.roles import Role, element_type, held, held_tensors, layer_weights, roles, weights
 from onnxadmm.ops.windows import Window, kernel_window
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "convolution",
     "describe",
     "einsum",
+    "element_type",
     "elementwise",
     "filling",
     "find",

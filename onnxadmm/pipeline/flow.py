@@ -19,11 +19,10 @@ from onnxadmm.compact import (
     Proof,
     prove,
 )
-from onnxadmm.graph import complete_outputs, model_bytes, probe
+from onnxadmm.graph import model_bytes, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
     Analysis,
-    analyse,
     channel_steps,
     channel_targets,
     quantize_rules,
@@ -31,6 +30,7 @@ from onnxadmm.pipeline.analysis import (
 from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
 from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
 from onnxadmm.pipeline.journal import Journal
+from onnxadmm.pipeline.masters import Masters
 from onnxadmm.pipeline.measuring import accounts, evaluate, time_models
 from onnxadmm.pipeline.output import check_output, locked, write_all
 from onnxadmm.pipeline.packing import pack
@@ -130,12 +130,12 @@ def _run(
     request: Request, journal: Journal, stop: StopRequest, folder: Path | None, *, resume: bool
 ) -> Result:
     """Check what came in, then go through the other stages."""
-    spec, original = request.spec, request.model
+    spec = request.spec
     with journal.stage("analyse"):
-        analysis = analyse(original)
+        masters = Masters(request, journal)
+        analysis = masters.analyse()
         targets = channel_targets(analysis, spec)
         rules = quantize_rules(analysis, spec)
-        complete_outputs(original, analysis.probe.shapes)
         foreseen = foresee(spec, analysis.classes, targets, analysis.layers)
         for warning in foreseen:
             journal.warn(warning.text)
@@ -153,6 +153,7 @@ def _run(
             request,
             journal,
             stop,
+            masters=masters,
             analysis=analysis,
             targets=targets,
             rules=rules,
@@ -169,6 +170,7 @@ def _carry_out(
     journal: Journal,
     stop: StopRequest,
     *,
+    masters: Masters,
     analysis: Analysis,
     targets: Mapping[str, int],
     rules: Sequence[Any],
@@ -184,20 +186,20 @@ def _carry_out(
     from onnxadmm.pipeline.learning import Learner
 
     inputs = Inputs(original, analysis.probe.shapes, samples, spec.seed)
-    learner = Learner(request, samples, inputs, journal=journal, stop=stop)
+    wide, feeds = masters.feeds(analysis.probe, samples)
+    learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:
         learner.keep_checkpoints(folder, belongs, resume=resume)
     kept, trained = learner.decide(analysis, targets)
     with journal.stage("cut"):
         steps = channel_steps(analysis, spec)
-        surgery = plan_surgery(
-            analysis, trained, kept, steps, feeds=inputs.proof(), journal=journal
-        )
+        surgery = plan_surgery(analysis, trained, kept, steps, feeds=feeds.proof(), journal=journal)
         pruned, kept = surgery.cut(), surgery.kept
         seen = probe(pruned)
     pruned = learner.retrain(pruned, seen)
     with journal.stage("prove"):
-        proof = prove(surgery.reference(pruned), pruned, inputs.proof())
+        proof = prove(surgery.reference(pruned), pruned, feeds.proof())
+        pruned = masters.restore(pruned, surgery)
     with journal.stage("quantize"):
         compressed = _quantize(pruned, rules, samples, inputs, journal)
     with journal.stage("pack"):

@@ -16,7 +16,14 @@ import onnx_ir as ir
 from onnxadmm.compact.unpacking import holds_packed, unpack_tensors
 from onnxadmm.data import Dataset, InputInfo, load_split
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
-from onnxadmm.graph import Probe, inline_functions, load_model, model_bytes, real_inputs
+from onnxadmm.graph import (
+    OTHER_FLOATS,
+    Probe,
+    inline_functions,
+    load_model,
+    model_bytes,
+    real_inputs,
+)
 from onnxadmm.spec import Spec, Split, parse_spec, read_spec
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -104,7 +111,10 @@ def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:
             d if isinstance(d, int) and d > 0 else str(d)
             for d in (shape if shape is not None else ())
         )
-        infos.append(InputInfo(name, np.dtype(probe.dtypes[name]), dims))
+        # The probe may be of the float32 form.
+        other = value.dtype is not None and value.dtype in OTHER_FLOATS
+        dtype = value.dtype.numpy() if other and value.dtype else np.dtype(probe.dtypes[name])
+        infos.append(InputInfo(name, dtype, dims))
     return infos
 
 
@@ -128,6 +138,11 @@ class Samples:
 
     train: Dataset
     evaluate: Dataset | None
+
+    def in_float32(self) -> Samples:
+        """Return the same samples for the model's float32 form."""
+        evaluate = None if self.evaluate is None else self.evaluate.in_float32()
+        return Samples(self.train.in_float32(), evaluate)
 
 
 def load_samples(request: Request, probe: Probe) -> Samples | None:
