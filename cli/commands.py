@@ -102,6 +102,7 @@ def inspect(
 
 @main.command()
 @click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option("--spec", "-s", type=FILE, help="Feed this spec's data; without it random inputs.")
 @click.option(
     "--provider",
     "providers",
@@ -119,6 +120,7 @@ def inspect(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def benchmark(  # noqa: PLR0917  (click hands options over by name)
     models: tuple[Path, ...],
+    spec: Path | None,
     providers: tuple[str, ...],
     batch_sizes: tuple[int, ...],
     threads: int,
@@ -129,11 +131,12 @@ def benchmark(  # noqa: PLR0917  (click hands options over by name)
     from onnxadmm.pipeline.benchmarking import benchmark as run
 
     from .console import Console
-    from .tables import show_comparisons, to_plain
+    from .tables import show_benchmark, to_plain
 
     with Console(quiet=as_json) as console:
         found = run(
             list(models),
+            spec=spec,
             providers=providers or ("cpu",),
             batch_sizes=batch_sizes or (1,),
             threads=threads,
@@ -143,7 +146,7 @@ def benchmark(  # noqa: PLR0917  (click hands options over by name)
     if as_json:
         click.echo(json.dumps(to_plain(found), indent=2, ensure_ascii=False))
     else:
-        show_comparisons(found)
+        show_benchmark(found)
 
 
 @main.command()

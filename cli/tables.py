@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,17 +9,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxadmm.bench import Comparison, Unmeasured
+from onnxadmm.bench import Unmeasured
 from onnxadmm.errors import one_line
+from onnxadmm.pipeline.benchmarking import Benchmark
 from onnxadmm.report import formatting
 from onnxadmm.report.run_files import cells, heads
 from onnxadmm.report.runs import RunComparison
 
+INPUTS = {"data": "the spec's data", "random": "random, of the right types and shapes"}
 
-def show_comparisons(found: Sequence[Comparison | Unmeasured]) -> None:
-    """Print latencies and speedups, a table a setting."""
+
+def show_benchmark(found: Benchmark) -> None:
+    """Print latencies and speedups, a table a setting, and whether the inputs were real."""
     out = Console(highlight=False)
-    for comparison in found:
+    out.print(f"inputs: {INPUTS[found.inputs]}", markup=False)
+    for comparison in found.results:
         if isinstance(comparison, Unmeasured):
             out.print(f"{comparison.setting}: not measured: {comparison.reason}", markup=False)
             continue
@@ -72,6 +75,6 @@ def show_runs(found: RunComparison) -> None:
         out.print(f"note: {text}", markup=False)
 
 
-def to_plain(found: Sequence[Comparison | Unmeasured]) -> list[dict[str, Any]]:
+def to_plain(found: Benchmark) -> list[dict[str, Any]]:
     """Return a benchmark as plain values, for JSON."""
-    return [asdict(c) for c in found]
+    return [{"inputs": found.inputs, **asdict(c)} for c in found.results]

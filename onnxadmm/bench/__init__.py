@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnxadmm.bench.comparison import compare
 from onnxadmm.bench.machine import environment
+from onnxadmm.bench.peak import Kind
 from onnxadmm.bench.providers import ProviderError
 from onnxadmm.bench.results import (
     Comparison,
@@ -21,6 +22,7 @@ from onnxadmm.bench.sessions import available_providers, open_session, run_batch
 
 __all__ = [
     "Comparison",
+    "Kind",
     "Latency",
     "Measurement",
     "Pace",

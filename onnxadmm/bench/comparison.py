@@ -82,7 +82,8 @@ def compare(
         feeds: Batch size -> the inputs to run on, the same for every model.
         rounds: Paired samples under one setting, at least 5.
         seed: Of the order within rounds, and of the bootstrap.
-        peaks: Element types for which a large matrix product is timed as well, every fifth round.
+        peaks: Element types for which a large matrix product is timed as well, every fifth round, under the
+            first setting of each provider and number of threads: it doesn't depend on the batch size.
         progress: Told what is happening, a short line at a time.
         limit_s: How long a worker may take over one request (opening, warming up, a sample).
 
@@ -103,6 +104,7 @@ def compare(
         )
     say = progress or (lambda _: None)
     results: list[Comparison | Unmeasured] = []
+    known: set[tuple[str, int]] = set()
     with _files(models) as files:
         for index, setting in enumerate(settings):
             rng = np.random.default_rng([seed, index])
@@ -117,9 +119,10 @@ def compare(
                         rng=rng,
                         say=say,
                         limit_s=limit_s,
-                        peaks=peaks,
+                        peaks=() if (setting.provider, setting.threads) in known else peaks,
                     )
                 )
+                known.add((setting.provider, setting.threads))
             except (ProviderError, DataError) as e:
                 results.append(Unmeasured(setting, str(e)))
     return results

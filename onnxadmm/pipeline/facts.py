@@ -37,10 +37,19 @@ def settings(spec: Spec) -> list[bench.Setting]:
     return [bench.Setting(p, n, b.threads) for p in b.providers for n in b.batch_sizes]
 
 
+def peak_kinds(spec: Spec) -> list[bench.Kind]:
+    """Return the element types that the models compute in, for the machine's peak."""
+    return ["float32", "int8"] if spec.quantize else ["float32"]
+
+
 def model_facts(
-    name: Name, account: Account, metrics: Mapping[str, float], timings: Timings
+    name: Name,
+    account: Account,
+    metrics: Mapping[str, float],
+    timings: Timings,
+    kind: bench.Kind = "float32",
 ) -> ModelFacts:
-    """Collect what is known of one model."""
+    """Collect what is known of one model; `kind` is what it computes in."""
     by_provider: dict[str, dict[int, BatchLatency]] = {}
     device: dict[str, int] = {}
     peaks: dict[str, dict[str, float]] = {}
@@ -50,10 +59,10 @@ def model_facts(
         if isinstance(timing, bench.Unmeasured) or name not in timing.measurements:
             continue
         measured, setting = timing.measurements[name], timing.setting
+        peak = peaks.setdefault(setting.provider, timing.peak_gflops).get(kind)
         by_provider.setdefault(setting.provider, {})[setting.batch_size] = batch_latency(
-            measured.latency
+            measured.latency, account.macs * setting.batch_size, peak
         )
-        peaks.setdefault(setting.provider, timing.peak_gflops)
         if measured.peak_device_bytes is not None:
             so_far = device.get(setting.provider, 0)
             device[setting.provider] = max(so_far, measured.peak_device_bytes)
@@ -74,9 +83,18 @@ def model_facts(
     )
 
 
-def batch_latency(latency: bench.Latency) -> BatchLatency:
-    """Return a latency as the report lists it: percentiles over all runs, the rounds as samples."""
+def batch_latency(latency: bench.Latency, macs: int, peak_gflops: float | None) -> BatchLatency:
+    """Return a latency as the report lists it: percentiles over all runs, the rounds as samples.
+
+    Args:
+        latency: What was measured.
+        macs: Of the whole batch; 0 where they are unknown.
+        peak_gflops: What a large matrix product reached, in 10^9 operations a second; None: not measured.
+    """
+    gflops = 2 * macs / latency.median_ms / 1e6 if macs and latency.median_ms else None
     return BatchLatency(
+        gflops=gflops,
+        peak_share=gflops / peak_gflops if gflops is not None and peak_gflops else None,
         median_ms=latency.median_ms,
         low_ms=latency.low_ms,
         high_ms=latency.high_ms,

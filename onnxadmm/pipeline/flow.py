@@ -268,7 +268,11 @@ def _report(
     """Put together what the stages found, and judge the gates."""
     original = facts.model_facts("original", accounts["original"], metrics["original"], timings)
     compressed = facts.model_facts(
-        "compressed", accounts["compressed"], metrics["compressed"], timings
+        "compressed",
+        accounts["compressed"],
+        metrics["compressed"],
+        timings,
+        "int8" if request.spec.quantize else "float32",
     )
     pruned = None
     if "pruned" in metrics:

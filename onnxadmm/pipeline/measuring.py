@@ -67,6 +67,7 @@ def time_models(
         inputs.batch,
         rounds=request.spec.benchmark.rounds,
         seed=request.spec.seed,
+        peaks=facts.peak_kinds(request.spec),
         progress=tell,
     )
 

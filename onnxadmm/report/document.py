@@ -58,6 +58,15 @@ class BatchLatency(Facts):
     p99_ms: NonNegative
     runs: PositiveInt = Field(description="Timed runs, all of them; samples_ms may hold fewer.")
     throughput_per_s: NonNegative = Field(description="Samples a second at the median.")
+    gflops: NonNegative | None = Field(
+        None,
+        description="What the model reaches at the median: 10^9 operations a second, two a MAC. Null: unknown.",
+    )
+    peak_share: NonNegative | None = Field(
+        None,
+        description="Of what a large matrix product of the same element type reached in the same process "
+        "launches. Above 1 where an algorithm needs fewer operations than it is counted for.",
+    )
     samples_ms: Annotated[tuple[NonNegative, ...], Field(strict=False, max_length=MAX_SAMPLES)] = (
         Field((), description="Single runs, thinned to quantiles when there were more than 200.")
     )

@@ -70,6 +70,7 @@ def render_html(report: Report) -> str:
         rows=comparison(report),
         proof=proof(report),
         packing=packing(report),
+        peak=_peak(report),
         remarks=remarks(report),
         absent=_absent(report),
         training=training_figures(report),
@@ -108,6 +109,16 @@ def page_template(name: str) -> jinja2.Template:
 def page_text(name: str) -> str:
     """Return a file of this package."""
     return resources.files("onnxadmm.report").joinpath(name).read_text("utf-8")
+
+
+def _peak(report: Report) -> str:
+    """Say what the machine's matrix product reached: `CPU: float32 95.1, int8 210`."""
+    return "; ".join(
+        f"{fmt.provider(provider)}: "
+        + ", ".join(f"{kind} {fmt.number(v)}" for kind, v in facts.peak_gflops.items())
+        for provider, facts in sorted(report.compressed.latency.items())
+        if facts.peak_gflops
+    )
 
 
 def _absent(report: Report) -> list[str]:

@@ -14,7 +14,7 @@ from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
 
 if TYPE_CHECKING:
-    from onnxadmm.report.document import ModelFacts, Ratios, Report, SpeedupFacts
+    from onnxadmm.report.document import BatchLatency, ModelFacts, Ratios, Report, SpeedupFacts
 
 Tone = Literal["good", "bad", "plain"]
 # Fewer zeros than this share are what any trained model has.
@@ -276,6 +276,18 @@ def _latency_rows(models: list[ModelFacts | None], ratios: Ratios) -> Iterator[R
                     fmt.milliseconds(getattr(c, f"{quantile}_ms") if c else None) for c in cells
                 )
                 yield Row(quantile, original, pruned, compressed, change="", minor=True)
+            if any(c is not None and c.gflops is not None for c in cells):
+                original, pruned, compressed = (_reached(c) for c in cells)
+                yield Row("GFLOP/s", original, pruned, compressed, change="", minor=True)
+
+
+def _reached(facts: BatchLatency | None) -> str:
+    """`12.3 (34 %)`: operations a second, and their share of the machine's peak."""
+    if facts is None or facts.gflops is None:
+        return fmt.NOTHING
+    if facts.peak_share is None:
+        return fmt.number(facts.gflops)
+    return f"{fmt.number(facts.gflops)} ({fmt.share(facts.peak_share, 1.0)})"
 
 
 def _speed_remarks(

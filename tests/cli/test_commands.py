@@ -245,7 +245,13 @@ def test_benchmark_compares_models_in_pairs(folder):
     assert len(found["measurements"]) == 2
     (speedup,) = found["speedups"].values()
     assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
-    assert "baseline" in run("benchmark", folder / "net.onnx", "--rounds", 5).stdout
+    assert found["inputs"] == "random"
+    spec = write_spec(
+        folder / "timed.yaml", data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}}
+    )
+    shown = run("benchmark", folder / "net.onnx", "--rounds", 5, "--spec", spec).stdout
+    assert "inputs: the spec's data" in shown
+    assert "baseline" in shown
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

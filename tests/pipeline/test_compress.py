@@ -59,6 +59,11 @@ def test_the_folder_receives_what_the_contract_promises(result):
     }
     report = Report.from_json((folder / "report.json").read_bytes())
     assert report.compressed.file_bytes == (folder / "model.onnx").stat().st_size
+    for facts, kind in ((report.original, "float32"), (report.compressed, "int8")):
+        peak = facts.latency["cpu"].peak_gflops[kind]
+        for size, batch in facts.latency["cpu"].batches.items():
+            assert batch.gflops == pytest.approx(2e-6 * facts.macs * int(size) / batch.median_ms)
+            assert batch.peak_share == pytest.approx(batch.gflops / peak)
     assert report.pruned.file_bytes == (folder / "model.float.onnx").stat().st_size
 
 

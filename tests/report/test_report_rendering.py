@@ -326,3 +326,17 @@ def test_importing_the_report_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_reached_operations_stand_beside_the_machines_peak(lenet):
+    batch = lenet.compressed.latency["cpu"].batches["1"]
+    batch = batch.model_copy(update={"gflops": 9.6, "peak_share": 0.12})
+    facts = lenet.compressed.latency["cpu"]
+    facts = facts.model_copy(
+        update={"batches": {**facts.batches, "1": batch}, "peak_gflops": {"int8": 80.0}}
+    )
+    compressed = lenet.compressed.model_copy(update={"latency": {"cpu": facts}})
+    page = render_html(lenet.model_copy(update={"compressed": compressed})).replace("\u00a0", " ")
+    assert "9.60 (12 %)" in page
+    assert "CPU: int8 80.0" in page
+    assert "GFLOP/s" not in render_html(lenet)
