@@ -77,6 +77,12 @@ def main() -> None:
         if file.name not in results or args.again:
             results[file.name] = measure(file, Limits(240, 4))
             print(row(file.name, results[file.name]), flush=True)
+            write(results)
+    write(results)
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write real.json and the table of README.md."""
     STORE.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     readme = HERE / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
