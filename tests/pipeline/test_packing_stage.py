@@ -14,12 +14,13 @@ from onnxadmm.bench import open_session
 
 
 def two_layers(path, opset=17):
+    # Wide enough that every hidden unit keeps weights: units without any are removed.
     rng = np.random.default_rng(0)
     model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": {opset}]> g (float[N,128] x) => (float[N,10] y) {{'
+        f'<ir_version: 8, opset_import: ["": {opset}]> g (float[N,512] x) => (float[N,400] y) {{'
         "a = MatMul(x, first) b = Relu(a) y = MatMul(b, second) }"
     )
-    for name, shape in (("first", (128, 300)), ("second", (300, 10))):
+    for name, shape in (("first", (512, 300)), ("second", (300, 400))):
         weight = rng.standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
     path.write_bytes(model.SerializeToString())
@@ -40,7 +41,7 @@ def test_a_packed_result_is_smaller_and_computes_the_same(tmp_path):
     assert packed.report.compressed.file_bytes == sizes[1]
     assert packed.report.compressed.nonzero_parameters == plain.report.compressed.nonzero_parameters
     assert {p.tensor for p in packed.report.packing} == {"first", "second"}
-    x = np.random.default_rng(1).standard_normal((5, 128)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((5, 512)).astype(np.float32)
     got = [
         open_session(tmp_path / n / "model.onnx").run(None, {"x": x})[0]
         for n in ("plain", "packed")
@@ -55,7 +56,7 @@ def test_a_packed_model_can_be_inspected_and_compressed_again(tmp_path):
     model = two_layers(tmp_path / "model.onnx")
     onnxadmm.compress(model, spec("auto"), output=tmp_path / "packed")
     found = onnxadmm.inspect(tmp_path / "packed" / "model.onnx")
-    assert found.account.nonzero_parameters == round(0.03 * 128 * 300) + round(0.03 * 3000)
+    assert found.account.nonzero_parameters == round(0.03 * 512 * 300) + round(0.03 * 300 * 400)
     again = onnxadmm.compress(tmp_path / "packed" / "model.onnx", spec("auto", amount=0))
     assert again.report.ratios.file_bytes == pytest.approx(1.0, rel=0.01)
 
