@@ -12,6 +12,7 @@ from onnxadmm.admm.constraints import (
     kept_channels,
 )
 from onnxadmm.admm.penalty import Penalty, make_penalty
+from onnxadmm.admm.pooled import PooledChannels, pooled
 from onnxadmm.admm.projections import project_unstructured, top_k_mask
 from onnxadmm.admm.sets import LAYER_STRUCTURES, Layout, Unreachable, make_layer_set
 from onnxadmm.admm.solver import Residuals, Solver
@@ -22,6 +23,7 @@ __all__ = [
     "CoupledChannels",
     "Layout",
     "Penalty",
+    "PooledChannels",
     "Residuals",
     "Solver",
     "Unreachable",
@@ -32,6 +34,7 @@ __all__ = [
     "kept_channels",
     "make_layer_set",
     "make_penalty",
+    "pooled",
     "project_unstructured",
     "top_k_mask",
 ]

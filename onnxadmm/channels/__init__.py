@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from onnxadmm.channels.classes import ChannelClass, Slice, classify, dead_labels
-from onnxadmm.channels.costs import channel_macs
+from onnxadmm.channels.costs import Cost, channel_macs, macs_left, parameters_left
 from onnxadmm.channels.labelling import Labelling, label
-from onnxadmm.channels.selection import kept_count, kept_steps, matches, patterns, select
+from onnxadmm.channels.pools import Pool, channels_left, make_pool
+from onnxadmm.channels.selection import (
+    kept_count,
+    kept_steps,
+    matches,
+    patterns,
+    ruling,
+    select,
+)
 
 __all__ = [
     "ChannelClass",
+    "Cost",
     "Labelling",
+    "Pool",
     "Slice",
     "channel_macs",
+    "channels_left",
     "classify",
     "dead_labels",
     "kept_count",
     "kept_steps",
     "label",
+    "macs_left",
+    "make_pool",
     "matches",
+    "parameters_left",
     "patterns",
+    "ruling",
     "select",
 ]

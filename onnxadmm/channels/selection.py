@@ -64,7 +64,7 @@ def kept_steps(
 def select(
     classes: Sequence[ChannelClass], rules: Sequence[Prune], weights: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
-    """Choose how many channels each class keeps.
+    """Choose how many channels each class keeps under the rules of scope `layer`.
 
     Args:
         classes: All classes, fixed ones included.
@@ -78,17 +78,36 @@ def select(
     Raises:
         SpecError: A glob that matches no layer, or that names only channels that can't go.
     """
-    targets: dict[str, int] = {}
+    found: dict[str, int] = {}
+    held = ruling(classes, rules, weights)
+    for c in classes:
+        if c.name in held and rules[held[c.name]].scope == "layer":
+            kept = kept_count(c.size, rules[held[c.name]])
+            if kept < c.size:
+                found[c.name] = kept
+    return found
+
+
+def ruling(
+    classes: Sequence[ChannelClass], rules: Sequence[Prune], weights: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Return, for each class that may lose channels, which rule holds: the last one that matches.
+
+    Args:
+        classes: All classes.
+        rules: The spec's prune entries of structure `channel`.
+        weights: Layer name -> names of its weights.
+
+    Raises:
+        SpecError: A glob that matches no layer, or that names only channels that can't go.
+    """
+    held: dict[str, int] = {}
     for position, rule in enumerate(rules):
-        globs = patterns(rule.layers)
-        for glob in globs:
+        for glob in patterns(rule.layers):
             hit = [c for c in classes if matches(names_of(c, weights), (glob,))]
             _check(glob, hit, classes, position)
-            for c in hit:
-                if not c.fixed:
-                    targets[c.name] = kept_count(c.size, rule)
-    sizes = {c.name: c.size for c in classes}
-    return {name: kept for name, kept in targets.items() if kept < sizes[name]}
+            held.update({c.name: position for c in hit if not c.fixed})
+    return held
 
 
 def names_of(c: ChannelClass, weights: Mapping[str, Sequence[str]]) -> list[str]:

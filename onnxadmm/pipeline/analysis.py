@@ -11,11 +11,18 @@ from onnxadmm import ops
 from onnxadmm.channels import (
     ChannelClass,
     Labelling,
+    Pool,
+    channel_macs,
+    channels_left,
     classify,
     kept_steps,
     label,
+    macs_left,
+    make_pool,
     matches,
+    parameters_left,
     patterns,
+    ruling,
     select,
 )
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
@@ -55,7 +62,7 @@ def analyse(model: ir.Model) -> Analysis:
 
 
 def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
-    """Return class name -> channels kept, for the classes that the spec prunes.
+    """Return class name -> channels kept, for the classes that entries of scope `layer` prune.
 
     Raises:
         UnsupportedError: The spec prunes channels and no layer makes any.
@@ -67,6 +74,32 @@ def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
             "`onnxadmm inspect` lists operators without a rule; start from the float model"
         )
     return select(analysis.classes, rules, analysis.layers)
+
+
+def channel_pools(model: ir.Model, analysis: Analysis, spec: Spec) -> list[Pool]:
+    """Return the classes that entries of scope `global` prune, one pool an entry.
+
+    Raises:
+        SpecError: An entry asks for more than `min_channels` and `round_to` let go.
+    """
+    entries = [(n, p) for n, p in enumerate(spec.prune, start=1) if p.structure == "channel"]
+    held = ruling(analysis.classes, [p for _, p in entries], analysis.layers)
+    pools: list[Pool] = []
+    for index, (number, rule) in enumerate(entries):
+        classes = [c for c in analysis.classes if held.get(c.name) == index]
+        if rule.scope == "layer" or not classes:
+            continue
+        if rule.unit == "macs":
+            macs = channel_macs(model, analysis.labelling, analysis.probe, classes)
+            prices = [float(macs[c.name]) for c in classes]
+            cost = macs_left(model, analysis.labelling, analysis.probe, classes)
+        elif rule.unit == "channels":
+            prices, cost = [1.0] * len(classes), channels_left
+        else:
+            prices = [float(c.parameters) for c in classes]
+            cost = parameters_left(classes, analysis.probe)
+        pools.append(make_pool(f"prune entry {number}", classes, rule, prices, cost))
+    return pools
 
 
 def channel_steps(analysis: Analysis, spec: Spec) -> dict[str, tuple[int, int]]:

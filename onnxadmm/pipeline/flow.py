@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm._version import __version__
+from onnxadmm.channels import Pool
 from onnxadmm.compact import (
     TOLERANCE,
     Account,
@@ -23,6 +24,7 @@ from onnxadmm.graph import model_bytes, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
     Analysis,
+    channel_pools,
     channel_steps,
     channel_targets,
     quantize_rules,
@@ -135,6 +137,7 @@ def _run(
         masters = Masters(request, journal)
         analysis = masters.analyse()
         targets = channel_targets(analysis, spec)
+        pools = channel_pools(masters.request.model, analysis, spec)
         rules = quantize_rules(analysis, spec)
         foreseen = foresee(spec, analysis.classes, targets, analysis.layers)
         for warning in foreseen:
@@ -156,6 +159,7 @@ def _run(
             masters=masters,
             analysis=analysis,
             targets=targets,
+            pools=pools,
             rules=rules,
             samples=samples,
             belongs=belongs,
@@ -173,6 +177,7 @@ def _carry_out(
     masters: Masters,
     analysis: Analysis,
     targets: Mapping[str, int],
+    pools: Sequence[Pool],
     rules: Sequence[Any],
     samples: Samples | None,
     belongs: Mapping[str, str],
@@ -190,7 +195,7 @@ def _carry_out(
     learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:
         learner.keep_checkpoints(folder, belongs, resume=resume)
-    kept, trained = learner.decide(analysis, targets)
+    kept, trained = learner.decide(analysis, targets, pools)
     with journal.stage("cut"):
         steps = channel_steps(analysis, spec)
         surgery = plan_surgery(analysis, trained, kept, steps, feeds=feeds.proof(), journal=journal)

@@ -179,12 +179,13 @@ def _measured(warning: Foreseen, timing: bench.Comparison | bench.Unmeasured) ->
 def _ruled(
     spec: Spec, classes: Sequence[ChannelClass], weights: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[ChannelClass, Prune]]:
-    """Yield the classes that the spec prunes, each with the rule that holds: the last that matches."""
+    """Yield the classes that entries of scope `layer` prune, each with the rule that holds: the last that matches."""
     rules = [p for p in spec.prune if p.structure == "channel"]
     for c in classes:
         names = [n for layer in c.layers for n in (layer, *weights.get(layer, ()))]
         hit = [r for r in rules if matches(names, patterns(r.layers))]
-        if hit and not c.fixed:
+        # What an entry of scope `global` takes from one class is known after training only.
+        if hit and not c.fixed and hit[-1].scope == "layer":
             yield c, hit[-1]
 
 

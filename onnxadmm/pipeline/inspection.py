@@ -16,6 +16,7 @@ from onnxadmm.graph import constant_of
 from onnxadmm.pipeline.analysis import (
     Analysis,
     analyse,
+    channel_pools,
     channel_targets,
     quantize_rules,
     unlabelled_operators,
@@ -102,6 +103,7 @@ def inspect(
     warnings = inherent(graph, analysis.classes, original)
     if planned is not None:
         targets = channel_targets(analysis, planned)
+        channel_pools(graph, analysis, planned)
         quantize_rules(analysis, planned)
         found = foresee(planned, analysis.classes, targets, analysis.layers)
         warnings += [warning.text for warning in found]

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from onnxadmm import bench, ops
-from onnxadmm.admm import Constraint, CoupledChannels, joint_masks, kept_channels
+from onnxadmm.admm import (
+    Constraint,
+    CoupledChannels,
+    PooledChannels,
+    joint_masks,
+    kept_channels,
+)
+from onnxadmm.channels import Pool
 from onnxadmm.compact import compare_outputs
 from onnxadmm.errors import VerificationError
 from onnxadmm.graph import Probe, constant_of, model_bytes
@@ -92,16 +99,24 @@ class Learner:
         self._folder, self._identity, self._resume = folder, dict(identity), resume
 
     def decide(
-        self, analysis: Analysis, targets: Mapping[str, int]
+        self, analysis: Analysis, targets: Mapping[str, int], pools: Sequence[Pool] = ()
     ) -> tuple[dict[str, Array], ir.Model]:
         """Find which channels stay and the weights that go with them, by training or in one shot.
+
+        Args:
+            analysis: The model's channels.
+            targets: From `channel_targets`.
+            pools: From `channel_pools`.
 
         Returns:
             Class name -> mask of the channels that stay, and the graph with its new weights.
         """
         shapes = trainable_weights(self._request.model)
-        sets = constraints(self._request.model, analysis, self._request.spec, shapes, targets)
-        self._sparse = {n for c in sets if not isinstance(c, CoupledChannels) for n in c.tensors}
+        sets = constraints(
+            self._request.model, analysis, self._request.spec, shapes, targets, pools=pools
+        )
+        by_channel = (CoupledChannels, PooledChannels)
+        self._sparse = {n for c in sets if not isinstance(c, by_channel) for n in c.tensors}
         if self._samples is not None and sets:
             self._prepare(analysis.probe, self._samples, sets)
         if self._settings is None or not self._request.spec.schedule.epochs:
@@ -110,8 +125,9 @@ class Learner:
             masks, weights = self._train(sets)
         trained = self._request.model.clone()
         write_back(trained, weights)
+        pruned = {*targets, *(c.name for p in pools for c in p.classes)}
         kept = {
-            c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in targets
+            c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in pruned
         }
         return kept, trained
 

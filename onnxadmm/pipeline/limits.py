@@ -16,8 +16,9 @@ from onnxadmm.admm import (
     Unreachable,
     coupled,
     make_layer_set,
+    pooled,
 )
-from onnxadmm.channels import matches, patterns
+from onnxadmm.channels import Pool, matches, patterns
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import constant_of
 from onnxadmm.pipeline.analysis import Analysis
@@ -30,6 +31,8 @@ def constraints(
     spec: Spec,
     trainable: Mapping[str, tuple[int, ...]],
     targets: Mapping[str, int],
+    *,
+    pools: Sequence[Pool] = (),
 ) -> list[Constraint]:
     """Return the spec's prune entries as constraint sets.
 
@@ -39,6 +42,7 @@ def constraints(
         spec: The spec.
         trainable: Weight name -> shape.
         targets: From `channel_targets`.
+        pools: From `channel_pools`.
 
     Raises:
         SpecError: An entry that names no weight, or would leave nothing of one.
@@ -46,6 +50,7 @@ def constraints(
     sets: list[Constraint] = [
         coupled(c, targets[c.name], list(trainable)) for c in analysis.classes if c.name in targets
     ]
+    sets += [pooled(p, list(trainable)) for p in pools]
     held, axes = ops.weights(model), ops.weight_axes(model)
     for structure in LAYER_STRUCTURES:
         chosen: dict[str, tuple[int, Prune]] = {}

@@ -34,9 +34,15 @@ class Prune(Section):
         "every `group`), pattern (kernel positions, one of `patterns` a kernel)."
     )
     amount: Share = Field(description="The share taken away, in `unit`.")
-    unit: Literal["channels", "parameters"] | None = Field(
+    unit: Literal["channels", "parameters", "macs"] | None = Field(
         None,
-        description="channels for channel, filter and input_channel, parameters for the others.",
+        description="channels for channel, filter and input_channel, parameters for the others; scope global "
+        "has the choice: parameters (the default there) and macs are those of all layers that hold the channels.",
+    )
+    scope: Literal["layer", "global"] = Field(
+        "layer",
+        description="layer: each class loses the same share. global, of structure channel: `amount` is one "
+        "budget for all classes that match, and those of the highest score a `unit` stay.",
     )
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
@@ -55,6 +61,12 @@ class Prune(Section):
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
+        if self.scope == "global":
+            if self.structure != "channel":
+                raise ValueError(
+                    f"scope: global does not go with structure: {self.structure}; use channel"
+                )
+            return self
         by_channel = self.structure in ("channel", "filter", "input_channel")
         wanted = "channels" if by_channel else "parameters"
         if self.unit not in (None, wanted):

@@ -60,3 +60,37 @@ def test_structures_without_speed_are_said(workplace):
     result = compressed(workplace, '{layers: "conv*", structure: shape, amount: 0.5}')
     assert any(w.startswith("shape zeros bring no speed") for w in result.report.warnings)
     assert all(np.count_nonzero(w) <= round(w.size / 2) + len(w) for w in conv_weights(result))
+
+
+@pytest.mark.parametrize("unit", ["parameters", "macs"])
+@pytest.mark.parametrize("epochs", [0, 1], ids=["one shot", "ADMM"])
+def test_one_budget_over_all_layers_is_met_by_the_cut_model(workplace, unit, epochs):
+    result = compressed(
+        workplace,
+        f"{{structure: channel, scope: global, unit: {unit}, amount: 0.6, round_to: 1}}",
+        f"schedule.epochs={epochs}",
+    )
+    before, after = (getattr(m, unit) for m in (result.report.original, result.report.pruned))
+    assert after <= 0.4 * before
+    # One channel more of any class would not have fitted, so not much of the budget is left.
+    assert after >= 0.25 * before
+    kept = {c.size: c.kept for c in result.report.channels if not c.fixed}
+    assert all(k >= 2 for k in kept.values())
+    assert not any("keep" in w for w in result.report.warnings), result.report.warnings
+
+
+def test_an_entry_by_layer_takes_a_class_out_of_the_budget(workplace):
+    result = compressed(
+        workplace,
+        "{structure: channel, scope: global, amount: 0.3, round_to: 1},"
+        '{layers: "conv3", structure: channel, amount: 0.0}',
+        "schedule.epochs=0",
+    )
+    kept = {c.size: c.kept for c in result.report.channels if not c.fixed}
+    assert kept[12] == 12
+    assert kept[10] < 10
+
+
+def test_a_budget_below_the_least_channels_is_refused_before_training(workplace):
+    with pytest.raises(SpecError, match=r"prune entry 1: amount 0\.99 .*; at most 0\.\d+ can go"):
+        compressed(workplace, "{structure: channel, scope: global, amount: 0.99, min_channels: 5}")

@@ -192,6 +192,9 @@ def test_the_version_is_not_optional():
         ("{structure: channel, amount: 0.5, layers: []}", "prune.0.layers: tuple should have"),
         ("{structure: channel, amount: 0.5, layers: 3}", "prune.0.layers"),
         ("{structure: channel, amount: 0.5, layers: [3]}", "prune.0.layers.0"),
+        ("{structure: channel, amount: 0.5, unit: macs}", "prune.0: unit: macs"),
+        ("{structure: filter, amount: 0.5, scope: global}", "prune.0: scope: global"),
+        ("{structure: channel, amount: 0.5, scope: all}", "prune.0.scope"),
         ("{structure: channel, amount: 0.5, min_channels: 0}", "prune.0.min_channels"),
     ],
 )
