@@ -33,7 +33,9 @@ def test_several_structures_on_one_weight_hold_together(workplace, epochs):
         workplace,
         '{layers: "conv*", structure: n_of_m, amount: 0.5},'
         '{layers: "conv*", structure: filter, amount: 0.25},'
-        '{layers: "conv*", structure: pattern, amount: 0.4, patterns: 3}',
+        '{layers: "conv*", structure: pattern, amount: 0.4, patterns: 3},'
+        # Idle channels would be cut, and rows and groups counted on other widths than they were chosen on.
+        "{structure: channel, amount: 0.0, round_to: 12, min_channels: 12}",
         f"schedule.epochs={epochs}",
     )
     for weight in conv_weights(result):
