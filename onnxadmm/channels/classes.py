@@ -44,6 +44,7 @@ class ChannelClass:
         parameters: Parameters that carry one channel (shared between classes where two axes cross).
         reason: Why they can't go, or None.
         labels: The label of each channel.
+        renormalised: The statistic that is taken over the live channels once some went, or None.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ChannelClass:
     parameters: int
     reason: str | None
     labels: Positions
+    renormalised: str | None = None
 
     @property
     def fixed(self) -> bool:
@@ -74,12 +76,12 @@ def classify(labelling: Labelling, probe: Probe) -> list[ChannelClass]:
                     places.setdefault(root, []).append((name, axis, count))
     groups: dict[tuple[Any, ...], list[int]] = {}
     for root, layers in labelling.producers.items():
-        reason = labelling.fixed.get(root)
-        key = (tuple(places.get(root, ())), tuple(layers), reason)
+        why = labelling.fixed.get(root), labelling.renormalised.get(root)
+        key = (tuple(places.get(root, ())), tuple(layers), *why)
         groups.setdefault(key, []).append(root)
     classes: list[ChannelClass] = []
     taken: set[str] = set()
-    for (where, layers, reason), roots in groups.items():
+    for (where, layers, reason, renormalised), roots in groups.items():
         labels = np.array(sorted(roots), np.int64)
         slices = tuple(
             Slice(
@@ -96,7 +98,11 @@ def classify(labelling: Labelling, probe: Probe) -> list[ChannelClass]:
             if name not in labelling.statistics
         )
         name = _unique(layers[0], taken)
-        classes.append(ChannelClass(name, len(labels), layers, slices, parameters, reason, labels))
+        classes.append(
+            ChannelClass(
+                name, len(labels), layers, slices, parameters, reason, labels, renormalised
+            )
+        )
     return classes
 
 

@@ -32,6 +32,9 @@ class Labelling:
         statistics: Those of them that hold statistics (a BatchNormalization's mean and variance).
         fixed: Label -> why it can't be removed.
         producers: Label -> names of the layers that make this channel.
+        renormalised: Label -> the statistic that is taken over the live channels once some went.
+        live: Names of the first outputs of nodes that the reference runs on live channels alone.
+        dtypes: Value name -> element type as numpy names it.
     """
 
     axes: dict[str, list[Labels]]
@@ -39,6 +42,9 @@ class Labelling:
     statistics: set[str]
     fixed: dict[int, str]
     producers: dict[int, list[str]] = field(default_factory=dict)
+    renormalised: dict[int, str] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)
+    dtypes: dict[str, str] = field(default_factory=dict)
 
 
 def label(model: ir.Model, probe: Probe) -> Labelling:
@@ -70,6 +76,8 @@ class _Scope:
         self._weights: list[str] = []
         self._statistics: set[str] = set()
         self._made: list[tuple[str, Labels]] = []
+        self._renormalised: list[tuple[str, Labels]] = []
+        self._live: set[str] = set()
 
     # --- what rules ask
 
@@ -112,6 +120,14 @@ class _Scope:
             root = self._root(x)
             if root:
                 self._reason.setdefault(root, reason)
+
+    def renormalise(self, node: ir.Node, labels: Labels, reason: str) -> None:
+        if labels.any():
+            self._renormalised.append((reason, labels))
+            self.take_live(node)
+
+    def take_live(self, node: ir.Node) -> None:
+        self._live.add(next(v.name for v in node.outputs if v.name))
 
     def produce(self, node: ir.Node, labels: Labels) -> None:
         self._made.append((node.name or node.outputs[0].name or "", labels))
@@ -167,12 +183,19 @@ class _Scope:
                 if layer not in made:
                     made.append(layer)
         producers.pop(0, None)
+        renormalised: dict[int, str] = {}
+        for reason, labels in self._renormalised:
+            for root in set(roots[labels].tolist()) - {0}:
+                renormalised.setdefault(root, reason)
         return Labelling(
             axes={name: [roots[a] for a in axes] for name, axes in self._axes.items()},
             weights=self._weights,
             statistics=self._statistics,
             fixed=dict(self._reason),
             producers=producers,
+            renormalised=renormalised,
+            live=self._live,
+            dtypes=self._probe.dtypes,
         )
 
     def _first_labels(self, value: ir.Value) -> list[Labels]:

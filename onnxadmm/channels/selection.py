@@ -106,7 +106,13 @@ def ruling(
         for glob in patterns(rule.layers):
             hit = [c for c in classes if matches(names_of(c, weights), (glob,))]
             _check(glob, hit, classes, position)
-            held.update({c.name: position for c in hit if not c.fixed})
+            held.update(
+                {
+                    c.name: position
+                    for c in hit
+                    if not c.fixed and (rule.renormalise or c.renormalised is None)
+                }
+            )
     return held
 
 

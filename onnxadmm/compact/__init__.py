@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onnxadmm.compact.accounting import Account, account
 from onnxadmm.compact.cropping import empty_positions
-from onnxadmm.compact.cutting import cut_channels, expand_channels, mask_channels, surviving
+from onnxadmm.compact.cutting import cut_channels, surviving
 from onnxadmm.compact.folding import Folded, fold_idle
+from onnxadmm.compact.masking import expand_channels, mask_channels
 from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
 from onnxadmm.compact.shapes import shapes_after

@@ -1,8 +1,8 @@
-"""Decisions into the graph: mask every slice of the dead channels, or cut them out."""
+"""Cutting: the graph without its dead channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,65 +10,11 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
-from onnxadmm.compact.guarding import guard_poles
-from onnxadmm.compact.masks import alive_mask
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
 from onnxadmm.graph.constants import set_constant
 
 Array = np.ndarray[Any, Any]
-
-
-def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> ir.Model:
-    """Return a copy of the model with every slice of the dead channels set to zero.
-
-    What isn't finite at zero is kept from spreading (see `onnxadmm.compact.guarding`).
-
-    Args:
-        model: The graph that was labelled.
-        labelling: Its labels.
-        dead: The labels that go.
-    """
-    masked = model.clone()
-    gone = np.array(sorted(dead), np.int64)
-    for value in _carriers(masked, labelling):
-        content = np.array(constant_of(value))
-        content *= alive_mask(labelling.axes[value.name or ""], gone)
-        set_constant(value, content)
-    guard_poles(masked, labelling, gone)
-    return masked
-
-
-def expand_channels(
-    model: ir.Model, labelling: Labelling, dead: Iterable[int], cut: ir.Model
-) -> ir.Model:
-    """Return a copy of the model with the weights of the cut one, and zero on every dead slice.
-
-    This is the reference that a cut model is proven against, after it was trained further: the
-    original's graph, so that nothing but the surgery differs.
-
-    Args:
-        model: The graph that was labelled.
-        labelling: Its labels.
-        dead: The labels that went.
-        cut: What `cut_channels` made of it, with the weights of today.
-    """
-    masked = model.clone()
-    gone = np.array(sorted(dead), np.int64)
-    carrying = set(labelling.weights)
-    today = {n: constant_of(v) for n, v in ops.held(cut).items()}
-    for name, value in ops.held(masked).items():
-        content, old = today.get(name), constant_of(value)
-        if content is None or old is None:
-            continue
-        if value.name in carrying:
-            whole = np.zeros_like(old)
-            whole[alive_mask(labelling.axes[value.name or ""], gone)] = content.reshape(-1)
-            set_constant(value, whole)
-        elif content.shape == old.shape and content.dtype.kind == "f":
-            set_constant(value, content)
-    guard_poles(masked, labelling, gone)
-    return masked
 
 
 def cut_channels(
@@ -87,11 +33,11 @@ def cut_channels(
         dead: The labels that go.
     """
     cut, dead = model.clone(), set(dead)
-    scope = _Scope(cut, labelling, probe, dead)
+    scope = Surgery(cut, labelling, probe.shapes, dead)
     if not scope.gone.size:
         return cut
     left = surviving(cut, labelling, dead)
-    for value in _carriers(cut, labelling):
+    for value in carriers(cut, labelling):
         set_constant(value, left[value.name or ""])
     opsets = dict(cut.opset_imports)
     for node in list(cut.graph):
@@ -115,7 +61,7 @@ def surviving(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> dic
     """
     gone = np.array(sorted(dead), np.int64)
     left: dict[str, Array] = {}
-    for value in _carriers(model, labelling):
+    for value in carriers(model, labelling):
         content, name = constant_of(value), value.name or ""
         if content is None or content.shape != tuple(map(len, labelling.axes[name])):
             continue  # folding gave it another shape
@@ -127,41 +73,68 @@ def surviving(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> dic
     return left
 
 
-def _carriers(model: ir.Model, labelling: Labelling) -> list[ir.Value]:
+def carriers(model: ir.Model, labelling: Labelling) -> list[ir.Value]:
     """Return the held tensors that carry labels."""
     carrying = set(labelling.weights)
     return [v for v in ops.held_tensors(model) if v.name in carrying]
 
 
-class _Scope:
+class Surgery:
     """What resize rules may ask (`ops.CutScope`)."""
 
     def __init__(
-        self, model: ir.Model, labelling: Labelling, probe: Probe, dead: Iterable[int]
+        self,
+        model: ir.Model,
+        labelling: Labelling,
+        shapes: Mapping[str, tuple[int, ...]],
+        dead: Iterable[int],
     ) -> None:
         self.gone = np.array(sorted(dead), np.int64)
         self._model = model
-        self._axes = labelling.axes
-        self._probe = probe
+        self._axes = dict(labelling.axes)
+        self._shapes = shapes
         self._replaced: list[ir.Value] = []
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
-        return self._probe.shapes[value.name or ""]
+        """Return the shape before the cut."""
+        name = value.name or ""
+        if name in self._axes:
+            return tuple(len(a) for a in self._axes[name])
+        return self._shapes[name]
 
     def alive(self, value: ir.Value, axis: int) -> Array:
+        """Return for each index of an axis before the cut whether it stays."""
         labels = self._axes.get(value.name or "")
         if labels is None:
             return np.ones(self.shape(value)[axis], bool)
         return ~np.isin(labels[axis], self.gone)
 
+    def labels(self, value: ir.Value) -> list[Array]:
+        """Return the labels of each axis; none where nothing is known of the value."""
+        return self._axes.get(value.name or "", [])
+
     def kept(self, value: ir.Value, axis: int) -> int:
+        """Return how many indices of an axis stay."""
         return int(self.alive(value, axis).sum())
 
     def is_cut(self, value: ir.Value, axis: int) -> bool:
+        """Return whether any index of an axis goes."""
         return self.kept(value, axis) != self.shape(value)[axis]
 
     def constant(self, value: ir.Value | None) -> Array | None:
+        """Return what the graph holds."""
         return constant_of(value)
+
+    def add_to_input(self, node: ir.Node, port: int, addend: Array) -> None:
+        """Let the node read the sum of its input and a constant."""
+        graph, value = node.graph, node.inputs[port]
+        assert isinstance(graph, ir.Graph)
+        assert value is not None
+        name = f"{node.outputs[0].name}:size"
+        total = ir.node("Add", [value, hold(graph, f"{name}:change", addend)], name=name)
+        total.outputs[0].name = name
+        graph.insert_before(node, total)
+        node.replace_input_with(port, total.outputs[0])
 
     def replace_constant(self, node: ir.Node, port: int, content: Array) -> None:
         """Give the node a constant of its own: others may read the one that it had."""
@@ -171,20 +144,18 @@ class _Scope:
         }
         taken |= set(self._model.graph.initializers)
         base = (old.name if old is not None else f"{node.outputs[0].name}_size") or "size"
-        name = next(c for c in _candidates(base) if c not in taken)
-        tensor = ir.tensor(content, name=name)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(content.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
+        value = hold(
+            self._model.graph, next(c for c in _candidates(base) if c not in taken), content
         )
-        self._model.graph.register_initializer(value)
         if port >= len(node.inputs):
             node.resize_inputs(port + 1)
         node.replace_input_with(port, value)
         if old is not None:
             self._replaced.append(old)
+
+    def rename(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` stand for what `old` stood for before the cut."""
+        self._axes[new.name or ""] = self._axes[old.name or ""]
 
     def drop_unread(self) -> None:
         """Remove constants that were replaced and that nobody reads any more, and what computed them."""
@@ -200,6 +171,19 @@ class _Scope:
             ):
                 self._replaced += [v for v in node.inputs if v is not None]
                 node.graph.remove(node, safe=True)
+
+
+def hold(graph: ir.Graph, name: str, content: Array) -> ir.Value:
+    """Add an initializer to the graph and return it."""
+    tensor = ir.tensor(content, name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(content.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def _candidates(base: str) -> Iterable[str]:

@@ -52,6 +52,18 @@ class LabelScope(Protocol):
     def fix(self, labels: Labels, reason: str) -> None:
         """Forbid that these channels are removed, and keep the reason."""
 
+    def renormalise(self, node: ir.Node, labels: Labels, reason: str) -> None:
+        """Say that the node's value depends on how many of these channels there are.
+
+        They may go: the reference that a cut is proven against lets the node read the live ones alone.
+        """
+
+    def take_live(self, node: ir.Node) -> None:
+        """Let the reference run this node on live channels alone; removed ones are 0 behind it.
+
+        For what combines channels of computed tensors, where a removed one need not be 0.
+        """
+
     def move(self, node: ir.Node, run: Callable[..., Any]) -> None:
         """Let `run` move label tensors as the node moves data, and read off the outputs' labels.
 
@@ -104,6 +116,9 @@ class CutScope(Protocol):
 
     def replace_constant(self, node: ir.Node, port: int, content: np.ndarray[Any, Any]) -> None:
         """Let the node read `content` at this input instead of what it read."""
+
+    def add_to_input(self, node: ir.Node, port: int, addend: np.ndarray[Any, Any]) -> None:
+        """Let the node read the sum of this input, which is computed, and a constant."""
 
 
 class Operator:

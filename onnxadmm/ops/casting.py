@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.ops._attributes import integer, text
-from onnxadmm.ops._base import BuildScope, register
+from onnxadmm.ops._base import BuildScope, CutScope, register
 from onnxadmm.ops.activation import Passing
 from onnxadmm.ops.element_types import torch_type
+from onnxadmm.ops.sizes import Size, entries, freezes
 
 _FLOAT8 = {
     ir.DataType.FLOAT8E4M3FN,
@@ -33,6 +35,17 @@ class Cast(Passing):
     op_type = "Cast"
     versions = (6, 9, 13, 19, 21, 23, 24, 25, 28)
     attributes = frozenset({"to", "saturate", "round_mode"})
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Keep a size that is calculated with, as 1 / sqrt(size of a head) is, at what it was."""
+        x = node.inputs[0]
+        found = entries(x, scope) if freezes(node) and scope.constant(x) is None else None
+        if x is None or found is None or len(found) != 1 or not isinstance(found[0], Size):
+            return
+        size = found[0]
+        if scope.is_cut(size.value, size.axis):
+            content = np.full(scope.shape(x), scope.shape(size.value)[size.axis], np.int64)
+            scope.replace_constant(node, 0, content)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Convert by the rules of the standard where torch's own are others."""

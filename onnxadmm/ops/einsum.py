@@ -59,7 +59,7 @@ class Einsum(Operator):
     weight_ports = (0, 1)
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Letters meet; one that is summed over must stand in a weight, which is zero where masked."""
+        """Letters meet; sums over channels of computed tensors take the live ones."""
         equation = _read(text(node, "equation", ""))
         values = [v for v in node.inputs if v is not None]
         if _DOTS in equation.result or any(
@@ -80,8 +80,8 @@ class Einsum(Operator):
                 elif len(there) < len(labels):
                     # A size of 1 is stretched: it says nothing of the channels.
                     found[name] = labels
-        for name in found.keys() - set(equation.result) - weighted:
-            scope.fix(found[name], f"{describe(node)} sums these channels of computed tensors")
+        if any(found[n].any() for n in found.keys() - set(equation.result) - weighted):
+            scope.take_live(node)
         shape = scope.shape(node.outputs[0])
         result = [
             found.get(name, unlabelled(n)) for name, n in zip(equation.result, shape, strict=True)

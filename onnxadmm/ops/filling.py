@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +45,6 @@ class Expand(Operator):
             if len(padded[a]) == 1 and isinstance(entry, Size):
                 other = scope.axes(entry.value)[entry.axis]
                 labels = other if len(other) == size else labels
-            elif isinstance(entry, int) and entry > 1 and not _rewritable(found):
-                scope.fix(labels, f"{describe(node)} computes its shape at run time")
             result.append(labels)
         scope.assign(node.outputs[0], result)
         if constant_of(target) is None:
@@ -62,7 +59,17 @@ class Expand(Operator):
         target, output = scope.constant(node.inputs[1]), node.outputs[0]
         if target is None:
             found = entries(node.inputs[1], scope)
-            if found is None or not _rewritable(found):
+            if found is None:
+                return
+            if not all(isinstance(e, int) for e in found):
+                first = len(scope.shape(output)) - len(found)
+                cut = [scope.is_cut(output, first + k) for k in range(len(found))]
+                change = [
+                    1 - e if c and isinstance(e, int) and e > 1 else 0
+                    for e, c in zip(found, cut, strict=True)
+                ]
+                if any(change):
+                    scope.add_to_input(node, 1, np.array(change, np.int64))
                 return
             target = np.array(found, np.int64)
         new = target.copy()
@@ -78,11 +85,6 @@ class Expand(Operator):
         sizes: Any = target_sizes(node.inputs[1], scope)
         sizes = scope.tensor(node.inputs[1]) if sizes is None else sizes
         return scope.call(_expanded, scope.tensor(node.inputs[0]), sizes)
-
-
-def _rewritable(found: Sequence[Any] | None) -> bool:
-    """Whether a computed shape is all numbers, so that a constant may take its place."""
-    return found is not None and all(isinstance(e, int) for e in found)
 
 
 def _expanded(x: Any, sizes: Any) -> Any:

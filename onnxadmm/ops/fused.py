@@ -23,7 +23,7 @@ from onnxadmm.ops.activation import Unary
 from onnxadmm.ops.convolution import Conv
 from onnxadmm.ops.elementwise import Elementwise, meet
 from onnxadmm.ops.linear import multiply_labels
-from onnxadmm.ops.sample_statistics import fix_statistics, layer_norm, rms_norm
+from onnxadmm.ops.sample_statistics import layer_norm, renormalise, rms_norm
 
 MICROSOFT = "com.microsoft"
 
@@ -216,13 +216,13 @@ class _Skip(Operator):
     bias_port: int
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """What is added meets; fix the last axis."""
+        """What is added meets; renormalise the last axis."""
         x = node.inputs[0]
         assert x is not None
         added = [scope.axes(v) for v in (x, node.inputs[1], _input(node, self.bias_port)) if v]
         factors = [scope.axes(v) for v in node.inputs[2 : self.bias_port] if v is not None]
         axes = meet(scope, [*added, *factors], scope.shape(x), f"meets {describe(node)}")
-        fix_statistics(node, scope, axes[-1:])
+        renormalise(node, scope, axes[-1:])
         scope.assign(node.outputs[0], axes)
         for output in node.outputs[1:]:
             if output.name:

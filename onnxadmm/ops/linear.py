@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer, number
 from onnxadmm.ops._base import (
     BuildScope,
@@ -83,6 +84,8 @@ def multiply_labels(
     reason = f"meets {describe(node)}"
     b_inner = b_axes[-2] if len(b_axes) > 1 else b_axes[-1]
     scope.unite(a_axes[-1], b_inner, reason)
+    if b_inner.any() and all(constant_of(v) is None for v in node.inputs[:2]):
+        scope.take_live(node)
     out = scope.shape(node.outputs[0])
     tail: list[Labels] = []
     if len(a_axes) > 1:

@@ -46,11 +46,6 @@ class Reshape(Reshaping):
         target = node.inputs[1]
         if constant_of(target) is not None:
             return
-        found = entries(target, scope)
-        if _constant_target(node, found) is None:
-            for labels, entry in zip(scope.axes(node.outputs[0]), found or (), strict=False):
-                if isinstance(entry, int) and entry != -1:
-                    scope.fix(labels, f"{describe(node)} computes its shape at run time")
         couple(node, target, 0, scope)
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
@@ -64,6 +59,11 @@ class Reshape(Reshaping):
             found = entries(node.inputs[1], scope)
             numbers = {a for a, e in enumerate(found or ()) if isinstance(e, int) and e > 0}
             target = _constant_target(node, found) if numbers.intersection(cut) else None
+            if target is None and numbers.intersection(cut):
+                change = np.zeros(len(found or ()), np.int64)
+                for axis in numbers.intersection(cut):
+                    change[axis] = scope.kept(output, axis) - scope.shape(output)[axis]
+                scope.add_to_input(node, 1, change)
         if target is None:
             return
         new = target.astype(np.int64).copy()

@@ -153,6 +153,14 @@ class GlobalPooling(Pooling):
     versions = (1, 22)
     function: ClassVar[str]
 
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Hand the channels on; positions may be channels of another layout, and are renormalised."""
+        assert node.inputs[0] is not None
+        axes = scope.axes(node.inputs[0])
+        for spatial in axes[2:]:
+            scope.renormalise(node, spatial, f"{describe(node)} is computed over them")
+        scope.assign(node.outputs[0], [*axes[:2], *(unlabelled(1) for _ in axes[2:])])
+
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the torch reduction over the spatial axes."""
         import torch

@@ -1,7 +1,7 @@
 """Reductions over axes, running sums and the places of extremes.
 
-A value that is computed over all of an axis depends on how many channels there are: reduced channels are
-fixed. The others pass on.
+A value that is computed over all of an axis depends on how many channels there are: a reduction is taken
+over the live ones, and its channels are renormalised. The others pass on.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer
 from onnxadmm.ops._base import (
     BuildScope,
+    Labels,
     LabelScope,
     Operator,
     describe,
@@ -33,7 +35,7 @@ class Reduction(Operator):
     """Whether reducing no axis at all changes nothing."""
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix the axes that are reduced; hand the others on."""
+        """Renormalise the axes that are reduced; hand the others on."""
         x = node.inputs[0]
         assert x is not None
         axes = scope.axes(x)
@@ -52,12 +54,20 @@ class Reduction(Operator):
         result = []
         for a, labels in enumerate(axes):
             if a in reduced:
-                scope.fix(labels, f"{describe(node)} is computed over all of these channels")
+                self.reduce(node, scope, labels)
             if a not in reduced:
                 result.append(labels)
             elif keep:
                 result.append(unlabelled(1))
         scope.assign(node.outputs[0], result)
+
+    def reduce(self, node: ir.Node, scope: LabelScope, labels: Labels) -> None:
+        """Say what becomes of channels that are reduced."""
+        counted = _counts(node, len(labels))
+        if counted is not None:
+            scope.fix(labels, f"{describe(counted)} holds their number as a constant")
+        else:
+            scope.renormalise(node, labels, f"{describe(node)} is computed over them")
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the torch reduction over the axes.
@@ -105,6 +115,18 @@ def _over_computed(op_type: str, x: Any, axes: Any, keep: bool, noop: bool) -> A
         # Over no axis each element is reduced alone.
         return function(x.unsqueeze(-1), [x.dim()], False)
     return function(x, chosen or list(range(x.dim())), keep)
+
+
+def _counts(node: ir.Node, size: int) -> ir.Node | None:
+    """Return a node that divides a sum by the constant number of what was summed: a mean by hand."""
+    for user, port in node.outputs[0].uses() if node.op_type.startswith("ReduceSum") else ():
+        held = constant_of(user.inputs[1 - port]) if user.op_type in ("Div", "Mul") else None
+        if held is not None and held.size == 1 and held.dtype.kind == "f":
+            divisor = float(held.reshape(()))
+            times = divisor if user.op_type == "Mul" else 1 / divisor if divisor else 0.0
+            if abs(times * size - 1) < 1e-3:  # noqa: PLR2004
+                return user
+    return None
 
 
 def _mean(x: Any, axes: list[int], keep: bool) -> Any:

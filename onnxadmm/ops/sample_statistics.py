@@ -15,22 +15,18 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
-    fix_all,
     normal_axis,
     register,
     unlabelled,
 )
+from onnxadmm.ops.convolution import tie_groups
 from onnxadmm.ops.elementwise import meet
 
 
-def fix_statistics(node: ir.Node, scope: LabelScope, labels: Iterable[Any]) -> None:
-    """Fix axes that a statistic is taken over: without some channels it would be another number."""
+def renormalise(node: ir.Node, scope: LabelScope, labels: Iterable[Any]) -> None:
+    """Let axes that a statistic is taken over shrink: it is taken over the live channels then."""
     for axis in labels:
-        scope.fix(
-            axis,
-            f"{describe(node)} is computed over all of these channels, and taking it over fewer isn't "
-            "possible yet",
-        )
+        scope.renormalise(node, axis, f"{describe(node)} takes its statistics over them")
 
 
 class Normalisation(Operator):
@@ -41,14 +37,14 @@ class Normalisation(Operator):
         """Return the axes that the statistics are taken over."""
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix the axes of the statistics; hand the others on."""
+        """Renormalise the axes of the statistics; hand the others on."""
         x = node.inputs[0]
         assert x is not None
         axes = scope.axes(x)
         over = self.over(node, len(axes))
         parameters = [scope.axes(v) for v in node.inputs[1:] if v is not None]
         met = meet(scope, [axes, *parameters], scope.shape(x), f"meets {describe(node)}")
-        fix_statistics(node, scope, (met[a] for a in over))
+        renormalise(node, scope, (met[a] for a in over))
         scope.assign(node.outputs[0], met)
         for statistic in node.outputs[1:]:
             scope.assign(statistic, [unlabelled(1) if a in over else v for a, v in enumerate(met)])
@@ -161,8 +157,9 @@ class MeanVarianceNormalization(Normalisation):
     attributes = frozenset({"axes"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix everything: ONNX Runtime makes a masked, constant channel not-a-number by rounding."""
-        fix_all(node, scope, f"{describe(node)}: a channel that is constant has no deviation")
+        """Take live channels: ONNX Runtime makes a constant one not-a-number by rounding."""
+        super().labels(node, scope)
+        scope.take_live(node)
 
     def over(self, node: ir.Node, rank: int) -> Sequence[int]:
         """Return the axes; by default all but the channels."""
@@ -184,17 +181,19 @@ def _standardise(x: Any, axes: tuple[int, ...]) -> Any:
 
 
 @register
-class LRN(Normalisation):
+class LRN(Operator):
     """x / (bias + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels."""
 
     op_type = "LRN"
     versions = (1, 13)
     attributes = frozenset({"alpha", "beta", "bias", "size"})
 
-    def over(self, node: ir.Node, rank: int) -> Sequence[int]:
-        """Return the channels: each one reads its neighbours."""
-        del node, rank
-        return [1]
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix the channels, which read their neighbours; hand the others on."""
+        assert node.inputs[0] is not None
+        axes = scope.axes(node.inputs[0])
+        scope.fix(axes[1], f"{describe(node)} lets these channels read their neighbours")
+        scope.assign(node.outputs[0], axes)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's local_response_norm.
@@ -232,11 +231,12 @@ class GroupNormalization(Operator):
     weight_ports = (1, 2)
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix the channels of a group and the positions; hand the samples on."""
+        """Let every group keep as many channels; statistics are taken over the live ones."""
         x = node.inputs[0]
         assert x is not None
         axes = scope.axes(x)
-        fix_statistics(node, scope, axes[1:])
+        tie_groups(scope, axes[1], integer(node, "num_groups", 1), f"meets {describe(node)}")
+        renormalise(node, scope, axes[1:])
         for value in node.inputs[1:]:
             assert value is not None
             scope.unite(axes[1], scope.axes(value)[0], f"meets {describe(node)}")
@@ -262,14 +262,14 @@ class InstanceNormalization(Operator):
     weight_ports = (1, 2)
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Scale and bias go with their channel, whose statistics are its own; fix the positions."""
+        """Scale and bias go with their channel, whose statistics are its own."""
         x = node.inputs[0]
         assert x is not None
         axes = scope.axes(x)
         for value in node.inputs[1:]:
             assert value is not None
             scope.unite(axes[1], scope.axes(value)[0], f"meets {describe(node)}")
-        fix_statistics(node, scope, axes[2:])
+        renormalise(node, scope, axes[2:])
         scope.assign(node.outputs[0], axes)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:

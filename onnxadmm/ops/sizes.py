@@ -66,6 +66,11 @@ def entries(value: ir.Value | None, scope: _Shapes) -> list[Entry] | None:
     return None if value is None else _Reader(scope).entries(value)
 
 
+def freezes(node: ir.Node) -> bool:
+    """Whether the node makes a number of a size to calculate with, which a cut must not change."""
+    return node.op_type == "Cast" and integer(node, "to", 0) not in _WHOLE
+
+
 def known(value: ir.Value | None, scope: _Shapes) -> np.ndarray[Any, Any] | None:
     """Return the integers of a tensor [n] or [] that no input can change, or None.
 
@@ -146,10 +151,12 @@ class _Reader:
             for node, port in held.uses():
                 if node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
                     return False
-                if (node.op_type, port) in _TARGETS:
-                    # The rule there must see what this walk sees, or it couples nothing.
-                    if entries(held, self._scope) is None:
-                        return False
+                # The rule of a target must see what this walk sees, or it couples nothing. A scale by
+                # the root of a head's size ends in a Cast, whose rule keeps the number as it was.
+                target = (node.op_type, port) in _TARGETS
+                if target and entries(held, self._scope) is None:
+                    return False
+                if target or (freezes(node) and len(found) == 1):
                     continue
                 if node.op_type not in _RULES or node.op_type == "Shape":
                     return False
@@ -176,7 +183,12 @@ class _Reader:
     def _shape(self, node: ir.Node) -> list[Entry] | None:
         x = node.inputs[0]
         assert x is not None
-        return [Size(x, a) for a in read_axes(node, len(self._scope.shape(x)))]
+        rank = len(self._scope.shape(x))
+        inner = self.entries(x) if rank == 1 else None
+        if inner is not None:
+            # The length of a shape is a rank, which no input changes.
+            return [len(inner) for _ in read_axes(node, rank)]
+        return [Size(x, a) for a in read_axes(node, rank)]
 
     def _same(self, node: ir.Node) -> list[Entry] | None:
         assert node.inputs[0] is not None

@@ -176,6 +176,7 @@ def _plain(c: ChannelClass, macs: int) -> dict[str, Any]:
         "macs_per_channel": macs,
         "fixed": c.fixed,
         "reason": c.reason,
+        "renormalised": c.renormalised,
     }
 
 

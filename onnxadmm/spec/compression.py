@@ -58,6 +58,11 @@ class Prune(Section):
     patterns: Annotated[int, Field(ge=1, le=1024)] = Field(
         8, description="pattern: so many patterns serve a weight."
     )
+    renormalise: bool = Field(
+        True,
+        description="Whether channels may go that a normalisation or mean is computed over; it is taken "
+        "over those that stay.",
+    )
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
