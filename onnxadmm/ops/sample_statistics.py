@@ -235,7 +235,10 @@ class GroupNormalization(Operator):
         x = node.inputs[0]
         assert x is not None
         axes = scope.axes(x)
-        tie_groups(scope, axes[1], integer(node, "num_groups", 1), f"meets {describe(node)}")
+        groups = integer(node, "num_groups", 1)
+        if groups == len(axes[1]) > 1:
+            scope.fix(axes[1], f"{describe(node)} has a group of each of these channels")
+        tie_groups(scope, axes[1], groups, f"meets {describe(node)}")
         renormalise(node, scope, axes[1:])
         for value in node.inputs[1:]:
             assert value is not None
