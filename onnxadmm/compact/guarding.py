@@ -35,16 +35,22 @@ POLES = frozenset(
 WHERE_SINCE = 9
 
 
-def guard_poles(masked: ir.Model, labelling: Labelling, gone: Array) -> None:
+def guard_poles(
+    masked: ir.Model, labelling: Labelling, gone: Array
+) -> list[tuple[ir.Value, ir.Value]]:
     """Set dead channels to zero behind every operator that may not be finite at zero, in place.
 
     Args:
         masked: A graph whose weights are masked; only outputs of the listed operators get a Where.
         labelling: Its labels.
         gone: The dead labels.
+
+    Returns:
+        Each value that was guarded, with the one that is read in its place.
     """
+    guarded: list[tuple[ir.Value, ir.Value]] = []
     if masked.opset_imports.get("", 1) < WHERE_SINCE:
-        return
+        return guarded
     for node in list(masked.graph):
         if node.op_type not in POLES or node.domain not in ("", "ai.onnx"):
             continue
@@ -53,11 +59,12 @@ def guard_poles(masked: ir.Model, labelling: Labelling, gone: Array) -> None:
         stretched = [a if np.isin(a, gone).any() else a[:1] for a in axes]
         alive = alive_mask(stretched, gone)
         if not alive.all() and value.dtype in (ir.DataType.FLOAT, None):
-            _insert(masked, node, value, alive)
+            guarded.append((value, _insert(masked, node, value, alive)))
+    return guarded
 
 
-def _insert(masked: ir.Model, node: ir.Node, value: ir.Value, alive: Array) -> None:
-    """Let every reader of the value read it with the dead channels at zero."""
+def _insert(masked: ir.Model, node: ir.Node, value: ir.Value, alive: Array) -> ir.Value:
+    """Let every reader of the value read it with the dead channels at zero; return what it reads."""
     held = []
     for suffix, content in (("alive", alive), ("zero", np.zeros((), np.float32))):
         name = f"{value.name}/onnxadmm/{suffix}"
@@ -78,3 +85,4 @@ def _insert(masked: ir.Model, node: ir.Node, value: ir.Value, alive: Array) -> N
         if user is not guard:
             user.replace_input_with(port, guarded)
     masked.graph.insert_after(node, guard)
+    return guarded

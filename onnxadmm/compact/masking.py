@@ -40,8 +40,7 @@ def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) ->
         content = np.array(constant_of(value))
         content *= alive_mask(labelling.axes[value.name or ""], gone)
         set_constant(value, content)
-    guard_poles(masked, labelling, gone)
-    _take_live(masked, labelling, gone)
+    _take_live(masked, labelling, gone, guard_poles(masked, labelling, gone))
     return masked
 
 
@@ -73,16 +72,29 @@ def expand_channels(
             set_constant(value, whole)
         elif content.shape == old.shape and content.dtype.kind == "f":
             set_constant(value, content)
-    guard_poles(masked, labelling, gone)
-    _take_live(masked, labelling, gone)
+    _take_live(masked, labelling, gone, guard_poles(masked, labelling, gone))
     return masked
 
 
-def _take_live(model: ir.Model, labelling: Labelling, gone: Array) -> None:
-    """Run the nodes of `labelling.live` on live channels alone."""
+def _take_live(
+    model: ir.Model,
+    labelling: Labelling,
+    gone: Array,
+    replaced: Iterable[tuple[ir.Value, ir.Value]],
+) -> None:
+    """Run the nodes of `labelling.live` on live channels alone.
+
+    Args:
+        model: The masked graph.
+        labelling: The original's labels.
+        gone: The dead ones.
+        replaced: Values of the original with those that are read in their place.
+    """
     if not gone.size:
         return
     scope = Surgery(model, labelling, {}, gone)
+    for old, new in replaced:
+        scope.rename(old, new)
     opsets = dict(model.opset_imports)
     for node in list(model.graph):
         operator = ops.find(node, opsets)
