@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm import ops
+from onnxadmm.channels.shuffles import Shuffle, find_shuffles
 from onnxadmm.graph import Probe, constant_of
 from onnxadmm.ops import Labels, unlabelled
 
@@ -35,6 +36,7 @@ class Labelling:
         renormalised: Label -> the statistic that is taken over the live channels once some went.
         live: Names of the first outputs of nodes that the reference runs on live channels alone.
         dtypes: Value name -> element type as numpy names it.
+        shuffles: Name of a value -> the shuffle that it is the result of; labels pass it one by one.
     """
 
     axes: dict[str, list[Labels]]
@@ -45,6 +47,7 @@ class Labelling:
     renormalised: dict[int, str] = field(default_factory=dict)
     live: set[str] = field(default_factory=set)
     dtypes: dict[str, str] = field(default_factory=dict)
+    shuffles: dict[str, Shuffle] = field(default_factory=dict)
 
 
 def label(model: ir.Model, probe: Probe) -> Labelling:
@@ -78,6 +81,8 @@ class _Scope:
         self._made: list[tuple[str, Labels]] = []
         self._renormalised: list[tuple[str, Labels]] = []
         self._live: set[str] = set()
+        self._shuffles = find_shuffles(model, probe)
+        self._inside = {name for s in self._shuffles.values() for name in s.between}
 
     # --- what rules ask
 
@@ -158,6 +163,16 @@ class _Scope:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             self.axes(node.outputs[0])
             return
+        name = node.outputs[0].name if node.outputs else None
+        if name in self._inside or self._only_shapes_shuffles(node):
+            self.assign(node.outputs[0], [unlabelled(n) for n in self.shape(node.outputs[0])])
+            return
+        if name in self._shuffles:
+            shuffle = self._shuffles[name]
+            axes = list(self.axes(shuffle.source))
+            axes[shuffle.axis] = axes[shuffle.axis][shuffle.order]
+            self.assign(node.outputs[0], axes)
+            return
         captured = list(_captured(node))
         operator = None if captured else ops.find(node, self._opsets)
         if operator is None:
@@ -173,6 +188,27 @@ class _Scope:
             if held is not None:
                 self._statistics.add(held.name or "")
         operator.labels(node, self)
+
+    def _only_shapes_shuffles(self, node: ir.Node) -> bool:
+        """Whether a Shape is read for the targets of shuffles alone: it goes when they do."""
+        if node.op_type != "Shape" or not self._shuffles:
+            return False
+        pending, seen = [node.outputs[0]], set()
+        while pending:
+            value = pending.pop()
+            if value.is_graph_output():
+                return False
+            for user, port in value.uses():
+                made = user.outputs[0].name
+                if user.op_type == "Reshape" and port == 1:
+                    if made not in self._inside and made not in self._shuffles:
+                        return False
+                elif user.op_type not in _SIZE_ARITHMETIC:
+                    return False
+                elif made not in seen:
+                    seen.add(made)
+                    pending.append(user.outputs[0])
+        return True
 
     def result(self) -> Labelling:
         roots = np.array([self._root(i) for i in range(len(self._parent))], np.int64)
@@ -196,6 +232,7 @@ class _Scope:
             renormalised=renormalised,
             live=self._live,
             dtypes=self._probe.dtypes,
+            shuffles=self._shuffles,
         )
 
     def _first_labels(self, value: ir.Value) -> list[Labels]:
@@ -248,6 +285,19 @@ class _Scope:
             self.fix(rows[:, 0], f"{ops.describe(node)} merges these channels with others")
             return
         result[axis] = rows[:, 0].astype(np.int64)
+
+
+_SIZE_ARITHMETIC = {
+    "Add",
+    "Cast",
+    "Concat",
+    "Div",
+    "Gather",
+    "Mul",
+    "Slice",
+    "Squeeze",
+    "Unsqueeze",
+}
 
 
 def _captured(node: ir.Node) -> Iterable[ir.Value]:

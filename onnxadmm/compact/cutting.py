@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
+from onnxadmm.channels.shuffles import Shuffle
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
 from onnxadmm.graph.constants import set_constant
@@ -41,6 +42,10 @@ def cut_channels(
         set_constant(value, left[value.name or ""])
     opsets = dict(cut.opset_imports)
     for node in list(cut.graph):
+        shuffle = labelling.shuffles.get(node.outputs[0].name or "") if node.outputs else None
+        if shuffle is not None:
+            scope.shuffle(node, shuffle)
+            continue
         operator = ops.find(node, opsets)
         if operator is not None:
             operator.resize(node, scope)
@@ -152,6 +157,28 @@ class Surgery:
         node.replace_input_with(port, value)
         if old is not None:
             self._replaced.append(old)
+
+    def shuffle(self, last: ir.Node, shuffle: Shuffle) -> None:
+        """Let a Gather in the new order take the place of a shuffle that lost channels."""
+        result = last.outputs[0]
+        if not self.is_cut(result, shuffle.axis):
+            return
+        turn = last.inputs[0].producer() if last.inputs[0] is not None else None
+        split = turn.inputs[0].producer() if turn is not None and turn.inputs[0] else None
+        assert isinstance(last.graph, ir.Graph)
+        assert split is not None
+        assert split.inputs[0] is not None
+        stays = ~np.isin(self._axes[shuffle.source.name or ""][shuffle.axis], self.gone)
+        places = np.cumsum(stays) - 1
+        order = places[shuffle.order[stays[shuffle.order]]]
+        held = hold(last.graph, f"{result.name}:order", order)
+        gather = ir.node("Gather", [split.inputs[0], held], {"axis": shuffle.axis}, name=last.name)
+        last.graph.insert_after(last, gather)
+        new, name = gather.outputs[0], result.name
+        result.replace_all_uses_with(new)
+        self._replaced.append(result)
+        result.name, new.name = f"{name}:shuffled", name
+        new.type = result.type
 
     def rename(self, old: ir.Value, new: ir.Value) -> None:
         """Let `new` stand for what `old` stood for before the cut."""

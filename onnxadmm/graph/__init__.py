@@ -7,6 +7,8 @@ from onnxadmm.graph.normalise import (
     complete_outputs,
     inline_functions,
     name_nodes,
+    shared_uniform,
+    untie_uniform,
 )
 from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
@@ -34,8 +36,10 @@ __all__ = [
     "real_inputs",
     "run_limited",
     "save_model",
+    "shared_uniform",
     "since_version",
     "subgraphs",
+    "untie_uniform",
     "widen",
     "write_atomic",
 ]

@@ -61,6 +61,60 @@ def complete_outputs(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> No
             value.shape = ir.Shape([None] * len(shapes[value.name]))
 
 
+def shared_uniform(model: ir.Model) -> list[ir.Value]:
+    """Return the vectors of one repeated number that several nodes read, directly or through Identity.
+
+    Exporters store equal constants once, and the biases of an untrained network, or the scales of its
+    norms, are all alike. Nothing ties the layers that read them.
+    """
+    found = []
+    for value in model.graph.initializers.values():
+        content = None if value.const_value is None else value.const_value
+        if content is None or len(content.shape) != 1 or not content.dtype.is_floating_point():
+            continue
+        if len(list(value.uses())) < 2 or value.is_graph_input() or value.is_graph_output():  # noqa: PLR2004
+            continue
+        numbers = content.numpy()
+        if numbers.size > 1 and (numbers == numbers[0]).all():
+            found.append(value)
+    return found
+
+
+def untie_uniform(model: ir.Model) -> None:
+    """Give every reader of a shared vector of one repeated number a copy of its own, in place.
+
+    An Identity that only passes it on goes, and its output's name is the copy's.
+    """
+    taken = {v.name for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None}
+    taken |= set(model.graph.initializers)
+    for value in shared_uniform(model):
+        content = value.const_value
+        assert content is not None
+        numbers = content.numpy()
+        # The one that keeps the original reads it directly, where any does.
+        readers = sorted(value.uses(), key=lambda use: use[0].op_type == "Identity")
+        for node, port in readers[1:]:
+            result = node.outputs[0]
+            passes_on = node.op_type == "Identity" and not result.is_graph_output()
+            if node.graph is not model.graph:
+                continue
+            if passes_on:
+                name = result.name
+            else:
+                name = next(c for c in _candidates(f"{value.name}") if c not in taken)
+                taken.add(name)
+            tensor = ir.tensor(numbers.copy(), name=name)
+            copy = ir.Value(
+                name=name, shape=value.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+            if passes_on:
+                result.replace_all_uses_with(copy)
+                model.graph.remove(node, safe=True)
+            else:
+                node.replace_input_with(port, copy)
+            model.graph.register_initializer(copy)
+
+
 def name_nodes(model: ir.Model, *, unnamed: bool = True) -> None:
     """Give nodes that share a name, or have none, unique ones, in place. All others keep theirs.
 

@@ -111,6 +111,9 @@ class CutScope(Protocol):
     def alive(self, value: ir.Value, axis: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return a mask over the axis before the cut: whether each index stays."""
 
+    def labels(self, value: ir.Value) -> list[Labels]:
+        """Return the labels of each axis before the cut; none where nothing is known of the value."""
+
     def constant(self, value: ir.Value | None) -> np.ndarray[Any, Any] | None:
         """Return the value's content where the graph itself holds it."""
 

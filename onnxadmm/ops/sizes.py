@@ -71,15 +71,22 @@ def freezes(node: ir.Node) -> bool:
     return node.op_type == "Cast" and integer(node, "to", 0) not in _WHOLE
 
 
-def known(value: ir.Value | None, scope: _Shapes) -> np.ndarray[Any, Any] | None:
+Settled = Callable[[ir.Value, int], bool]
+"""Whether an axis of a tensor has the same length in every run."""
+
+
+def known(
+    value: ir.Value | None, scope: _Shapes, settled: Settled | None = None
+) -> np.ndarray[Any, Any] | None:
     """Return the integers of a tensor [n] or [] that no input can change, or None.
 
-    Beyond what the graph holds this computes short integer arithmetic on it.
+    Beyond what the graph holds this computes short integer arithmetic on it, and on the sizes of axes that
+    are settled: a labelled axis is as long as a weight's.
     """
     held = constant_of(value)
     if held is not None:
         return held if held.dtype.kind in "iu" else None
-    found = entries(value, scope)
+    found = None if value is None else _Reader(scope, settled).entries(value)
     if value is None or found is None or not all(isinstance(e, int) for e in found):
         return None
     return np.array(found, np.int64).reshape(scope.shape(value))
@@ -124,8 +131,9 @@ def settled(value: ir.Value | None, scope: LabelScope) -> np.ndarray[Any, Any] |
 class _Reader:
     """Reads integer tensors element by element, each value once."""
 
-    def __init__(self, scope: _Shapes) -> None:
+    def __init__(self, scope: _Shapes, settled: Settled | None = None) -> None:
         self._scope = scope
+        self._settled = settled or (lambda _value, _axis: False)
         self._memo: dict[ir.Value, list[Entry] | None] = {}
         self._depth = 0
 
@@ -136,34 +144,54 @@ class _Reader:
             self._depth -= 1
         return self._memo[value]
 
-    def shapes_only(self, value: ir.Value, size: Size) -> bool:
-        """Whether the size, which `value` holds, ends in shapes alone and unchanged."""
+    def shapes_only(self, value: ir.Value, size: Size, settled: Settled) -> bool:
+        """Whether the size, which `value` holds, ends in shapes alone and unchanged, or in bounds.
+
+        A Slice's rule writes bounds anew that are arithmetic on settled sizes.
+        """
         waiting, seen = [value], {value}
         while waiting:
             held = waiting.pop()
             found = self.entries(held)
             if found is None or held.is_graph_output():
                 return False
-            if any(isinstance(e, Unknown) and size in e.sizes for e in found):
-                return False
-            if size not in found:
+            changed = any(isinstance(e, Unknown) and size in e.sizes for e in found)
+            if size not in found and not changed:
                 continue
             for node, port in held.uses():
-                if node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
+                fits = self._fits(node, port, held, settled, changed=changed)
+                if fits is None:
+                    fresh = set(node.outputs) - seen
+                    seen |= fresh
+                    waiting.extend(fresh)
+                elif not fits:
                     return False
-                # The rule of a target must see what this walk sees, or it couples nothing. A scale by
-                # the root of a head's size ends in a Cast, whose rule keeps the number as it was.
-                target = (node.op_type, port) in _TARGETS
-                if target and entries(held, self._scope) is None:
-                    return False
-                if target or (freezes(node) and len(found) == 1):
-                    continue
-                if node.op_type not in _RULES or node.op_type == "Shape":
-                    return False
-                fresh = set(node.outputs) - seen
-                seen |= fresh
-                waiting.extend(fresh)
         return True
+
+    def _fits(
+        self, node: ir.Node, port: int, held: ir.Value, settled: Settled, *, changed: bool
+    ) -> bool | None:
+        """Return whether a size may end at this input, or None where it goes on through the node.
+
+        Args:
+            node: A reader of `held`.
+            port: Where it reads it.
+            held: Holds the size, or what arithmetic made of it.
+            settled: Which axes have one length in every run.
+            changed: Whether arithmetic came before.
+        """
+        if node.domain not in ("", "ai.onnx") or node.graph is not held.graph:
+            # The graph of a value is that of its producer.
+            return False
+        if node.op_type == "Slice" and port in (1, 2):
+            return known(held, self._scope, settled) is not None
+        # The rule of a target must see what this walk sees, or it couples nothing. A scale by the root of
+        # a head's size ends in a Cast, whose rule keeps the number as it was.
+        if (node.op_type, port) in _TARGETS:
+            return not changed and entries(held, self._scope) is not None
+        if freezes(node):
+            return not changed and len(self.entries(held) or ()) == 1
+        return None if node.op_type in _RULES and node.op_type != "Shape" else False
 
     def _read(self, value: ir.Value) -> list[Entry] | None:
         held = constant_of(value)
@@ -188,7 +216,8 @@ class _Reader:
         if inner is not None:
             # The length of a shape is a rank, which no input changes.
             return [len(inner) for _ in read_axes(node, rank)]
-        return [Size(x, a) for a in read_axes(node, rank)]
+        shape = self._scope.shape(x)
+        return [shape[a] if self._settled(x, a) else Size(x, a) for a in read_axes(node, rank)]
 
     def _same(self, node: ir.Node) -> list[Entry] | None:
         assert node.inputs[0] is not None
@@ -331,7 +360,9 @@ class Shape(Operator):
         reader = _Reader(scope)
         axes = scope.axes(x)
         for a in read_axes(node, len(axes)):
-            if axes[a].any() and not reader.shapes_only(node.outputs[0], Size(x, a)):
+            if axes[a].any() and not reader.shapes_only(
+                node.outputs[0], Size(x, a), lambda v, k: bool(scope.axes(v)[k].any())
+            ):
                 scope.fix(axes[a], f"{describe(node)} reads their number at run time")
         scope.assign(node.outputs[0], [unlabelled(n) for n in scope.shape(node.outputs[0])])
 

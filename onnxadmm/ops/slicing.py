@@ -83,7 +83,9 @@ class Slice(Operator):
         axes = list(scope.axes(x))
         shape = scope.shape(node.outputs[0])
         # Bounds must be rewritable: what is merely computed without any input isn't.
-        bounds = _read_bounds(node, len(axes), lambda v: known(v, scope))
+        bounds = _read_bounds(
+            node, len(axes), lambda v: known(v, scope, lambda v, a: bool(scope.axes(v)[a].any()))
+        )
         sliced = range(len(axes)) if bounds is None else bounds.axes
         for position, axis in enumerate(sliced):
             labels = axes[axis]
@@ -104,9 +106,18 @@ class Slice(Operator):
         """Write new bounds: as many live channels before and in the range as there were."""
         x = node.inputs[0]
         assert x is not None
-        bounds = _read_bounds(node, len(scope.shape(x)), lambda v: known(v, scope))
+
+        def labelled(value: ir.Value, axis: int) -> bool:
+            axes = scope.labels(value)
+            return bool(axes) and bool(axes[axis].any())
+
+        bounds = _read_bounds(node, len(scope.shape(x)), lambda v: known(v, scope, labelled))
         if bounds is None or bounds.starts is None or bounds.ends is None:
             return
+        # Arithmetic on sizes that shrink would come to other bounds.
+        computed = "starts" not in node.attributes and any(
+            known(node.inputs[port], scope) is None for port in (1, 2)
+        )
         starts, ends = list(bounds.starts), list(bounds.ends)
         for position, axis in enumerate(bounds.axes):
             bound = bounds.of(position)
@@ -122,7 +133,7 @@ class Slice(Operator):
             # Before the first element there is no index: anything far below means all down to it.
             last = int(places[-1]) + bound[2]
             ends[position] = last if last >= 0 else -(1 << 31) + 1
-        if (starts, ends) == (bounds.starts, bounds.ends):
+        if (starts, ends) == (bounds.starts, bounds.ends) and not computed:
             return
         if "starts" in node.attributes:
             for name, content in zip(_BOUNDS, (starts, ends), strict=True):

@@ -90,15 +90,15 @@ def inspect(
     """
     planned = None
     if spec is None:
-        graph, name, packed_bytes = open_model(model)
+        graph, name, stored_bytes = open_model(model)
     else:
         request = resolve(model, spec, overrides)
         planned, graph, name = request.spec, request.model, request.name
-        packed_bytes = request.packed_bytes
+        stored_bytes = request.stored_bytes
     analysis = analyse(graph)
     original = account(graph, analysis.probe)
-    if packed_bytes is not None:
-        original = replace(original, file_bytes=packed_bytes)
+    if stored_bytes is not None:
+        original = replace(original, file_bytes=stored_bytes)
     half = _half(graph, analysis)
     warnings = inherent(graph, analysis.classes, original)
     if planned is not None:

@@ -85,8 +85,8 @@ def accounts(
         journal: Told what isn't counted.
     """
     original = account(models["original"], before)
-    if request.packed_bytes is not None:
-        original = replace(original, file_bytes=request.packed_bytes)
+    if request.stored_bytes is not None:
+        original = replace(original, file_bytes=request.stored_bytes)
     cut = account(models.get("pruned", models["compressed"]), after)
     compressed = Account(
         len(model_bytes(models["compressed"])),

@@ -23,6 +23,8 @@ from onnxadmm.graph import (
     load_model,
     model_bytes,
     real_inputs,
+    shared_uniform,
+    untie_uniform,
 )
 from onnxadmm.spec import Spec, Split, parse_spec, read_spec
 
@@ -40,7 +42,7 @@ class Request:
         spec: The spec.
         folder: Where the spec's relative paths start.
         digest: SHA-256 of the serialised model.
-        packed_bytes: Size of the model as it came, where it held packed tensors.
+        stored_bytes: Size of the model as it came, where loading changed it.
     """
 
     model: ir.Model
@@ -48,7 +50,7 @@ class Request:
     spec: Spec
     folder: Path
     digest: str
-    packed_bytes: int | None = None
+    stored_bytes: int | None = None
 
 
 def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> Request:
@@ -75,15 +77,16 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
         parsed = parse_spec(spec, overrides)
     else:
         parsed, folder = read_spec(Path(spec), overrides), Path(spec).parent
-    graph, name, packed_bytes = open_model(model)
+    graph, name, stored_bytes = open_model(model)
     digest = hashlib.sha256(model_bytes(graph)).hexdigest()
-    return Request(graph, name, parsed, folder, digest, packed_bytes)
+    return Request(graph, name, parsed, folder, digest, stored_bytes)
 
 
 def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
     """Load a model from wherever it is; return it with a name for messages.
 
-    Packed tensors come back as the weights that they hold; the last value is then what the model took before.
+    Packed tensors come back as the weights that they hold, and shared vectors of one number are untied; the
+    last value is then what the model took before.
     """
     if isinstance(model, ir.Model):
         graph, name = model.clone(), model.graph.name or "model"
@@ -91,10 +94,13 @@ def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
         graph, name = ir.from_proto(model), model.graph.name or "model"
     else:
         graph, name = load_model(model), one_line(Path(model).name, 120)
-    packed_bytes = len(model_bytes(graph)) if holds_packed(graph) else None
+    stored_bytes = None
+    if holds_packed(graph) or shared_uniform(graph):
+        stored_bytes = len(model_bytes(graph))
     unpack_tensors(graph)
+    untie_uniform(graph)
     inline_functions(graph)
-    return graph, name, packed_bytes
+    return graph, name, stored_bytes
 
 
 def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:
