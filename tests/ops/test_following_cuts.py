@@ -286,7 +286,7 @@ def between_layers(op, opset, case):
         shapes = probe(one).shapes
     except ModelError:
         return None
-    outputs = [n for n in one.graph.outputs if shapes[n.name]]
+    outputs = list(one.graph.outputs)
     proto = ir.to_proto(one)
     rng = np.random.default_rng(0)
     letters = "nchwabde"[: len(shape)]
@@ -304,12 +304,15 @@ def between_layers(op, opset, case):
     ]
     ends = []
     for y in (o.name for o in outputs):
-        weights[f"w_{y}"] = rng.standard_normal(shapes[y])
+        weights[f"w_{y}"] = np.asarray(rng.standard_normal(shapes[y]))
         names = "abcdefgh"[: len(shapes[y])]
         nodes.append(helper.make_node("Cast", [y], [f"f_{y}"], to=1))
+        sides, sums = [f"f_{y}", f"w_{y}"], [f"s_{y}"]
         equation = f"{names},{names}->"
         nodes.append(
-            helper.make_node("Einsum", [f"f_{y}", f"w_{y}"], [f"s_{y}"], equation=equation)
+            helper.make_node("Einsum", sides, sums, equation=equation)
+            if names
+            else helper.make_node("Mul", sides, sums)
         )
         ends.append(helper.make_tensor_value_info(f"s_{y}", 1, []))
     held = [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]
