@@ -37,7 +37,8 @@ def cut_and_prove(model, seed, share=0.5):
     for c in classes:
         if not c.fixed:
             mask = rng.random(c.size) >= share
-            mask[rng.integers(c.size)] = True
+            one = int(rng.integers(c.size))
+            mask[one], mask[(one + 1) % c.size] = True, c.size == 1
             keep[c.name] = mask
     dead = dead_labels(classes, keep)
     cut = cut_channels(model, labelling, seen, dead)
