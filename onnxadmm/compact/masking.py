@@ -156,6 +156,19 @@ def _lay_back(node: ir.Node, value: ir.Value, axes: list[int], scope: Surgery, d
     scope.rename(value, product.outputs[0])
     for user, port in readers:
         user.replace_input_with(port, product.outputs[0])
+    if value.is_graph_output():
+        _hand_over(graph, value, product.outputs[0])
+
+
+def _hand_over(graph: ir.Graph, value: ir.Value, whole: ir.Value) -> None:
+    """Let the whole value be the graph's output, under the name that it had."""
+    for place, output in enumerate(list(graph.outputs)):
+        if output is value:
+            graph.outputs[place] = whole
+    whole.type, whole.shape = value.type, value.shape
+    value.shape = None
+    name, value.name = value.name, f"{value.name}:live"
+    whole.name = name
 
 
 def _node(op_type: str, inputs: list[ir.Value], name: str, **attributes: int) -> ir.Node:
