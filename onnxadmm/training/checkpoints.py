@@ -38,6 +38,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
+    def under(self, prefix: str, device: torch.device) -> dict[str, Tensor]:
+        """Return the tensors whose names start so, on the device, without the prefix."""
+        found = {n: t for n, t in self.tensors.items() if n.startswith(prefix)}
+        return {n[len(prefix) :]: t.to(device) for n, t in found.items()}
+
 
 class CheckpointStore:
     """The checkpoints of one run in one folder."""

@@ -8,30 +8,26 @@ checkpoint goes on as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onnxadmm.admm import Constraint, Residuals, Solver, joint_masks, make_penalty
-from onnxadmm.errors import DivergedError, one_line
+from onnxadmm.admm import Constraint, Solver, joint_masks, make_penalty
+from onnxadmm.errors import DivergedError
 from onnxadmm.modules import Imported
 from onnxadmm.progress import Tick
-from onnxadmm.training.checkpoints import (
-    Checkpoint,
-    CheckpointStore,
-    pack_optimizer,
-    unpack_optimizer,
-)
+from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
+from onnxadmm.training.descent import RETREAT_FACTOR, Descent, apply_masks
+from onnxadmm.training.divergence import check_weights
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
-from onnxadmm.training.objectives import as_tensor, loss_of, measure
-from onnxadmm.training.optimizers import make_optimizer
+from onnxadmm.training.objectives import measure
 from onnxadmm.training.phases import Phase
+from onnxadmm.training.position import Position
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
@@ -43,24 +39,6 @@ CHECKPOINT_SHARE = 0.04
 
 MAX_RETREATS = 3
 """So often a run that diverges goes back to the start of its epoch; then it gives up."""
-
-RETREAT_FACTOR = 0.1
-"""After each retreat the learning rate is this share of what it was."""
-
-
-@dataclass
-class _Position:
-    """Where the run is: what a checkpoint must hold beside tensors."""
-
-    phase: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    converged: bool = False
-    retreats: int = 0
-    residuals: dict[str, float] = field(default_factory=dict)
-    constraints: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -105,6 +83,7 @@ class Trainer:
         self.batch_size = min(settings.batch_size, len(settings.train))
         self.objective, self.output = settings.objective, settings.output
         self.schedule, self.seed = settings.schedule, settings.seed
+        self.settings = settings
         self.progress, self.stop = settings.progress, settings.stop
         self.store, self.first_epoch = store, first_epoch
         self.phases = list(phases)
@@ -112,7 +91,7 @@ class Trainer:
         device = self.accelerator.device
         self.masks: dict[str, Tensor] = {n: m.to(device) for n, m in (masks or {}).items()}
         self.history: list[EpochRecord] = []
-        self.position = _Position()
+        self.position = Position()
         self._good: Checkpoint | None = None
         self._saved_at = time.monotonic()
         self._interval_s = CHECKPOINT_INTERVAL_S
@@ -152,37 +131,47 @@ class Trainer:
         at = self.position
         at.phase = index
         constraints = [c.tightened(phase.share) for c in self.final]
-        optimizer, solver = self._begin(phase, constraints, checkpoint)
+        descent = self._begin(phase, constraints, checkpoint)
         while at.epoch < phase.epochs and not at.converged:
             if at.batch == 0:
-                self._good = self._capture(optimizer, solver)
+                self._good = self._capture(descent)
             try:
-                self._run_epoch(phase, optimizer, solver)
+                self._run_epoch(descent)
             except DivergedError as e:
                 good = self._retreat(e)
                 at = self.position
-                optimizer, solver = self._begin(phase, constraints, good)
+                descent = self._begin(phase, constraints, good)
         self._good = None
-        if solver is not None:
+        if descent.solver is not None:
             # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
             self._project(constraints)
         at.phase, at.epoch, at.batch, at.converged = index + 1, 0, 0, False
-        self._save(None, None)
+        self._save(None)
 
     def _begin(
         self, phase: Phase, constraints: Sequence[Constraint], checkpoint: Checkpoint | None
-    ) -> tuple[torch.optim.Optimizer, Solver | None]:
+    ) -> Descent:
         """Make what lives as long as a phase, as it was in the checkpoint if there is one."""
-        optimizer = self._optimizer()
         solver: Solver | None = None
         if phase.stage == "admm":
             # An epoch of fewer steps than updates does one after each step.
             updates = phase.epochs * min(self.schedule.updates_per_epoch, self.steps_per_epoch)
             penalty = make_penalty(self.schedule.rho, updates)
             solver = Solver(constraints, self.imported.binding, penalty)
+        descent = Descent(
+            self.imported,
+            self.accelerator,
+            phase,
+            settings=self.settings,
+            position=self.position,
+            masks=self.masks,
+            solver=solver,
+            teacher=self.teacher,
+            steps_per_epoch=self.steps_per_epoch,
+        )
         if checkpoint is not None:
-            self._restore_phase(checkpoint, optimizer, solver)
-        return optimizer, solver
+            descent.restore(checkpoint)
+        return descent
 
     def _retreat(self, error: DivergedError) -> Checkpoint:
         """Go back to the start of the epoch, to go on with smaller steps.
@@ -205,10 +194,8 @@ class Trainer:
         )
         return good
 
-    def _run_epoch(
-        self, phase: Phase, optimizer: torch.optim.Optimizer, solver: Solver | None
-    ) -> None:
-        at = self.position
+    def _run_epoch(self, descent: Descent) -> None:
+        at, phase, solver = self.position, descent.phase, descent.solver
         started = time.monotonic()
         number = self.first_epoch + len(self.history)
         order = np.random.default_rng([self.seed, number]).permutation(len(self.train_data))
@@ -216,9 +203,8 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.module.train()
         while at.batch < self.steps_per_epoch:
-            self._set_learning_rate(phase, optimizer)
             batch = order[at.batch * self.batch_size : (at.batch + 1) * self.batch_size]
-            at.loss_sum += self._step(np.sort(batch[rank::world]), optimizer, solver)
+            at.loss_sum += descent.step(self.module, np.sort(batch[rank::world]))
             at.batch += 1
             at.step += 1
             if (
@@ -226,13 +212,13 @@ class Trainer:
                 and at.batch % every == 0
                 and at.batch // every <= self.schedule.updates_per_epoch
             ):
-                residuals, each = self._update(solver)
+                residuals, each = descent.update()
                 at.residuals = asdict(residuals)
                 at.constraints = {n: asdict(r) for n, r in each.items()}
             if at.batch % max(1, self.steps_per_epoch // 20) == 0:
                 self._tick(phase, solver)
-            self._maybe_stop(optimizer, solver)
-        self._check_finite()
+            self._maybe_stop(descent)
+        check_weights(self.imported.binding, at.step)
         metric = self._evaluate()
         primal, dual = at.residuals.get("primal"), at.residuals.get("dual")
         record = EpochRecord(
@@ -255,67 +241,6 @@ class Trainer:
         )
         at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
 
-    def _step(
-        self, index: np.ndarray[Any, Any], optimizer: torch.optim.Optimizer, solver: Solver | None
-    ) -> float:
-        """Do one optimizer step on these samples and return the loss."""
-        device = self.accelerator.device
-        inputs, labels = self.train_data.batch(index)
-        tensors = [torch.from_numpy(inputs[n]).to(device) for n in self.imported.inputs]
-        output = self.module(*tensors)[self.output]
-        taught = self.teacher.output(index, tensors) if self.teacher else None
-        loss = loss_of(self.objective, output, as_tensor(labels, device), taught)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            name = one_line(self.imported.outputs[self.output], 60)
-            raise DivergedError(
-                f"step {self.position.step + 1}: the loss on output {name!r} is {value}"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if solver is not None:
-            solver.add_gradients()
-        self._check_gradients()
-        optimizer.step()
-        self._apply_masks()
-        return value
-
-    def _update(self, solver: Solver) -> tuple[Residuals, dict[str, Residuals]]:
-        self._check_finite()
-        try:
-            residuals, each = solver.update()
-        except ValueError as e:
-            # Finite weights and duals whose sum isn't.
-            raise DivergedError(
-                f"step {self.position.step}: a residual is not finite ({one_line(e, 80)})"
-            ) from None
-        for name, one in each.items():
-            if not math.isfinite(one.primal + one.dual):
-                raise DivergedError(
-                    f"step {self.position.step}: the residuals of {one_line(name, 60)!r} are {one.primal}, {one.dual}"
-                )
-        return residuals, each
-
-    def _check_gradients(self) -> None:
-        """Refuse a gradient that isn't finite before it reaches the weights."""
-        found = {n: w.grad for n, w in self.imported.binding.items() if w.grad is not None}
-        norm = torch.nn.utils.get_total_norm(list(found.values()))
-        # A norm may overflow where no gradient does.
-        if not bool(torch.isfinite(norm)):
-            self._refuse_non_finite("the gradient of weight", found, self.position.step + 1)
-
-    def _check_finite(self) -> None:
-        """Refuse weights that a loss has not looked at yet: those after the last step."""
-        self._refuse_non_finite("weight", self.imported.binding, self.position.step)
-
-    @torch.no_grad()
-    def _refuse_non_finite(self, what: str, tensors: Mapping[str, Tensor], step: int) -> None:
-        for name, tensor in tensors.items():
-            finite = torch.isfinite(tensor)
-            if not bool(finite.all()):
-                value = float(tensor[~finite][0])
-                raise DivergedError(f"step {step}: {what} {one_line(name, 60)!r} holds {value}")
-
     # --- weights and masks
 
     @torch.no_grad()
@@ -325,30 +250,7 @@ class Trainer:
         for name, mask in joint_masks(constraints, weights).items():
             # What an earlier step took away stays away.
             self.masks[name] = mask & self.masks.get(name, mask)
-        self._apply_masks()
-
-    @torch.no_grad()
-    def _apply_masks(self) -> None:
-        """Zero what is masked. After every step: masking gradients alone lets momentum move zeros."""
-        for name, mask in self.masks.items():
-            self.imported.binding[name].mul_(mask)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        made = make_optimizer(self.schedule.optimizer, list(self.imported.binding.values()))
-        prepared: torch.optim.Optimizer = self.accelerator.prepare_optimizer(made)
-        return prepared
-
-    def _set_learning_rate(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
-        """Decay by a half cosine over the retraining; ADMM's rate stays: each W-step starts afresh."""
-        at = self.position
-        base = self.schedule.optimizer.lr * RETREAT_FACTOR**at.retreats
-        if phase.stage == "retrain":
-            share = (at.epoch + at.batch / self.steps_per_epoch) / phase.epochs
-            rate = base * 0.5 * (1 + math.cos(math.pi * share))
-        else:
-            rate = base
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        apply_masks(self.imported.binding, self.masks)
 
     # --- looking
 
@@ -384,24 +286,24 @@ class Trainer:
 
     # --- checkpoints
 
-    def _maybe_stop(self, optimizer: torch.optim.Optimizer, solver: Solver | None) -> None:
+    def _maybe_stop(self, descent: Descent) -> None:
         try:
             self.stop.check()
         except BaseException:
             # Weights that diverged are no state to go on from: the checkpoint before stays the last.
             with contextlib.suppress(DivergedError):
-                self._check_finite()
-                self._save(optimizer, solver)
+                check_weights(self.imported.binding, self.position.step)
+                self._save(descent)
             raise
         if time.monotonic() - self._saved_at > self._interval_s:
-            self._check_finite()
-            self._save(optimizer, solver)
+            check_weights(self.imported.binding, self.position.step)
+            self._save(descent)
 
-    def _save(self, optimizer: torch.optim.Optimizer | None, solver: Solver | None) -> None:
+    def _save(self, descent: Descent | None) -> None:
         if self.store is None or not self.accelerator.is_main_process:
             return
         started = time.monotonic()
-        now = self._capture(optimizer, solver, copy=False)
+        now = self._capture(descent, copy=False)
         if self._good is not None:
             # Where a run goes back to belongs to its state: resumed, it must go back to the same.
             now.tensors.update({f"good.{n}": t for n, t in self._good.tensors.items()})
@@ -410,29 +312,18 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._interval_s = max(CHECKPOINT_INTERVAL_S, (self._saved_at - started) / CHECKPOINT_SHARE)
 
-    def _capture(
-        self,
-        optimizer: torch.optim.Optimizer | None,
-        solver: Solver | None,
-        *,
-        copy: bool = True,
-    ) -> Checkpoint:
+    def _capture(self, descent: Descent | None, *, copy: bool = True) -> Checkpoint:
         """Return the state of the run; `copy` detaches it from what training changes in place."""
         tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.binding.items()}
         tensors.update({f"mask.{n}": m for n, m in self.masks.items()})
-        plain: dict[str, Any] = {}
-        if optimizer is not None:
-            packed, plain = pack_optimizer(optimizer)
-            tensors.update(packed)
-        if solver is not None:
-            tensors.update({f"solver.{n}": t for n, t in solver.state().items()})
-        state = {
+        state: dict[str, Any] = {
             "position": asdict(self.position),
-            "rho": solver.rho if solver else None,
-            "updates": solver.updates if solver else None,
-            "optimizer": plain,
             "history": [asdict(r) for r in self.history],
         }
+        if descent is not None:
+            held, plain = descent.pack()
+            tensors.update(held)
+            state.update(plain)
         if copy:
             tensors = {n: t.detach().clone() for n, t in tensors.items()}
         return Checkpoint(self.position.step, tensors, state)
@@ -441,23 +332,6 @@ class Trainer:
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         for name, weight in self.imported.binding.items():
             weight.copy_(checkpoint.tensors[f"weight.{name}"])
-        device = self.accelerator.device
-        self.masks = _under(checkpoint.tensors, "mask.", device)
-        self.position = _Position(**checkpoint.state["position"])
+        self.masks = checkpoint.under("mask.", self.accelerator.device)
+        self.position = Position(**checkpoint.state["position"])
         self.history = [EpochRecord(**r) for r in checkpoint.state["history"]]
-
-    def _restore_phase(
-        self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, solver: Solver | None
-    ) -> None:
-        """Restore what lives as long as a phase; a checkpoint between phases holds none of it."""
-        packed = _under(checkpoint.tensors, "optimizer.", self.accelerator.device)
-        if packed:
-            full = {f"optimizer.{n}": t for n, t in packed.items()}
-            unpack_optimizer(optimizer, full, checkpoint.state["optimizer"])
-        state = _under(checkpoint.tensors, "solver.", self.accelerator.device)
-        if solver is not None and state:
-            solver.restore(state, checkpoint.state["rho"], checkpoint.state["updates"])
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
-    return {n[len(prefix) :]: t.to(device) for n, t in tensors.items() if n.startswith(prefix)}

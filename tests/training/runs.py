@@ -115,6 +115,25 @@ def trainer(kind, store=None, masks=None, net=None, **kwargs):
     return net, made
 
 
+def watch(made, *, step=None, update=None):
+    """Let functions take the place of the trainer's steps and updates; each is given the one it replaces.
+
+    `step(descent, take, index)` calls `take(index)`, `update(descent, take)` calls `take()`.
+    """
+    begin = made._begin
+
+    def beginning(*args):
+        descent = begin(*args)
+        taken, updated = descent.step, descent.update
+        if step is not None:
+            descent.step = lambda module, index: step(descent, lambda i: taken(module, i), index)
+        if update is not None:
+            descent.update = lambda: update(descent, updated)
+        return descent
+
+    made._begin = beginning
+
+
 def outcome(net, trained):
     """Return all that a run leaves, comparable with ==; time left out."""
     history = [asdict(r) for r in trained.history]

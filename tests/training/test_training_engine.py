@@ -18,13 +18,14 @@ from runs import (
     outcome,
     schedule,
     trainer,
+    watch,
 )
 
 from onnxadmm.admm import CoupledChannels, kept_channels
 from onnxadmm.admm.penalty import AUTO
 from onnxadmm.errors import DivergedError, Interrupted
 from onnxadmm.spec import Objective, Optimizer
-from onnxadmm.training import CheckpointStore, engine, plan_admm, plan_retraining
+from onnxadmm.training import CheckpointStore, descent, plan_admm, plan_retraining
 
 
 def random_masks(net, seed=3):
@@ -109,13 +110,12 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps():
     losses = []
 
     _, made = trainer("retrain", schedule={"retrain": 1})
-    step = made._step
 
-    def listening(*args):
-        losses.append(step(*args))
+    def listening(phase, take, index):
+        losses.append(take(index))
         return losses[-1]
 
-    made._step = listening
+    watch(made, step=listening)
     record = made.run().history[0]
     assert len(losses) == STEPS
     assert record.loss == pytest.approx(np.mean(losses), rel=1e-12)
@@ -130,8 +130,7 @@ def test_training_lowers_the_loss():
 def test_every_sample_is_seen_once_an_epoch_in_another_order_each():
     _, made = trainer("retrain", schedule={"retrain": 2})
     seen = []
-    step = made._step
-    made._step = lambda index, *rest: (seen.append(index), step(index, *rest))[1]
+    watch(made, step=lambda phase, take, index: (seen.append(index), take(index))[1])
     made.run()
     first, second = np.concatenate(seen[:STEPS]), np.concatenate(seen[STEPS:])
     assert len(set(first.tolist())) == len(first) == STEPS * BATCH <= SAMPLES
@@ -151,8 +150,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
 def test_an_epoch_does_the_updates_that_were_asked_for(updates, expected):
     _, made = trainer("admm", schedule={"epochs": 2, "steps": 1, "updates_per_epoch": updates})
     done = []
-    update = made._update
-    made._update = lambda solver: (done.append(solver.rho), update(solver))[1]
+    watch(made, update=lambda phase, take: (done.append(phase.solver.rho), take())[1])
     history = made.run().history
     assert len(done) == 2 * expected
     assert done == sorted(done)
@@ -176,13 +174,13 @@ def test_the_learning_rate_falls_over_the_retraining_and_stays_in_admm():
     for kind in ("retrain", "admm"):
         _, made = trainer(kind, schedule={"retrain": 3, "epochs": 3, "steps": 1})
         rates = []
-        step = made._step
 
-        def listening(index, optimizer, solver, step=step, rates=rates):
-            rates.append(optimizer.param_groups[0]["lr"])
-            return step(index, optimizer, solver)
+        def listening(phase, take, index, rates=rates):
+            loss = take(index)
+            rates.append(phase.optimizer.param_groups[0]["lr"])
+            return loss
 
-        made._step = listening
+        watch(made, step=listening)
         made.run()
         assert len(rates) == 3 * STEPS
         if kind == "admm":
@@ -194,7 +192,7 @@ def test_the_learning_rate_falls_over_the_retraining_and_stays_in_admm():
 
 @pytest.mark.parametrize("kind", ["admm", "retrain"])
 def test_a_learning_rate_that_explodes_is_said(kind, monkeypatch):
-    monkeypatch.setattr(engine, "RETREAT_FACTOR", 1.0)
+    monkeypatch.setattr(descent, "RETREAT_FACTOR", 1.0)
     huge = Optimizer(name="SGD", lr=100.0)
     _, made = trainer(kind, schedule={"epochs": 40, "retrain": 40, "optimizer": huge})
     with pytest.raises(
@@ -206,17 +204,17 @@ def test_a_learning_rate_that_explodes_is_said(kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["admm", "retrain"])
 def test_the_very_last_step_is_looked_at_too(kind):
     net, made = trainer(kind, schedule={"epochs": 1, "retrain": 1, "updates_per_epoch": 3})
-    step, done = made._step, []
+    done = []
 
-    def breaking(index, optimizer, solver):
-        value = step(index, optimizer, solver)
+    def breaking(phase, take, index):
+        value = take(index)
         done.append(1)
         if len(done) % STEPS == 0:
             with torch.no_grad():
                 next(iter(net.imported.binding.values())).fill_(math.inf)
         return value
 
-    made._step = breaking
+    watch(made, step=breaking)
     with pytest.raises(DivergedError, match=r"weight .* holds inf, after going back 3 times"):
         made.run()
 
@@ -230,7 +228,7 @@ class Explodes:
         self.hook = next(iter(net.imported.binding.values())).register_hook(self)
 
     def __call__(self, gradient):
-        rate = 0.01 * engine.RETREAT_FACTOR**self.made.position.retreats
+        rate = 0.01 * descent.RETREAT_FACTOR**self.made.position.retreats
         if self.made.position.step + 1 == self.step and rate > self.limit:
             self.times += 1
             return gradient * math.nan
@@ -276,15 +274,15 @@ def test_a_run_that_goes_back_and_is_stopped_equals_one_that_was_not(stop, tmp_p
 def test_a_state_that_diverged_is_never_saved(tmp_path):
     store = CheckpointStore(tmp_path, IDENTITY)
     net, made = trainer("retrain", store, stop=StopAfter(2))
-    apply = made._apply_masks
 
-    def breaking():
-        apply()
+    def breaking(phase, take, index):
+        value = take(index)
         if made.position.step == 1:
             with torch.no_grad():
                 next(iter(net.imported.binding.values())).fill_(math.inf)
+        return value
 
-    made._apply_masks = breaking
+    watch(made, step=breaking)
     with pytest.raises(Interrupted):
         made.run()
     assert store.load() is None

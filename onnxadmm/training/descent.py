@@ -1,0 +1,151 @@
+"""The steps of one phase: what the optimizer, the penalty and the masks do with a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxadmm.admm import Residuals, Solver
+from onnxadmm.errors import DivergedError, one_line
+from onnxadmm.modules import Imported
+from onnxadmm.training import divergence
+from onnxadmm.training.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from onnxadmm.training.objectives import as_tensor, loss_of
+from onnxadmm.training.optimizers import make_optimizer
+from onnxadmm.training.phases import Phase
+from onnxadmm.training.position import Position
+from onnxadmm.training.settings import Settings
+from onnxadmm.training.teacher import Teacher
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RETREAT_FACTOR = 0.1
+"""After each retreat the learning rate is this share of what it was."""
+
+
+class Descent:
+    """What lives as long as a phase: the optimizer with its rate, and Z, U and ρ where it is ADMM's.
+
+    It changes the weights in place, and knows the run's position, which it never changes.
+    """
+
+    def __init__(
+        self,
+        imported: Imported,
+        accelerator: Accelerator,
+        phase: Phase,
+        *,
+        settings: Settings,
+        position: Position,
+        masks: Mapping[str, Tensor],
+        solver: Solver | None = None,
+        teacher: Teacher | None = None,
+        steps_per_epoch: int,
+    ) -> None:
+        """Begin a phase.
+
+        Args:
+            imported: The model; its module is prepared for the accelerator.
+            accelerator: Where it is trained.
+            phase: Which one.
+            settings: What all of a run's trainers share.
+            position: Where the run is; it is read at each step.
+            masks: Weight name -> mask that is applied after each step.
+            solver: Z, U and ρ of an ADMM phase.
+            teacher: The original model, where the loss or the metric asks it.
+            steps_per_epoch: Optimizer steps an epoch.
+        """
+        self.phase, self.solver = phase, solver
+        self._imported, self._accelerator = imported, accelerator
+        self._settings, self._at, self._masks = settings, position, masks
+        self._teacher, self._steps_per_epoch = teacher, steps_per_epoch
+        made = make_optimizer(settings.schedule.optimizer, list(imported.binding.values()))
+        self.optimizer: torch.optim.Optimizer = accelerator.prepare_optimizer(made)
+
+    def step(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> float:
+        """Do one optimizer step on these samples and return the loss.
+
+        Raises:
+            DivergedError: The loss or a gradient is not finite.
+        """
+        imported, settings, device = self._imported, self._settings, self._accelerator.device
+        inputs, labels = settings.train.batch(index)
+        tensors = [torch.from_numpy(inputs[n]).to(device) for n in imported.inputs]
+        output = module(*tensors)[settings.output]
+        taught = self._teacher.output(index, tensors) if self._teacher else None
+        loss = loss_of(settings.objective, output, as_tensor(labels, device), taught)
+        value = float(loss.detach())
+        number = self._at.step + 1
+        divergence.check_loss(value, imported.outputs[settings.output], number)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(loss)
+        if self.solver is not None:
+            self.solver.add_gradients()
+        divergence.check_gradients(imported.binding, number)
+        self._set_learning_rate()
+        self.optimizer.step()
+        apply_masks(imported.binding, self._masks)
+        return value
+
+    def update(self) -> tuple[Residuals, dict[str, Residuals]]:
+        """Update Z and U; return the residuals over all constraints, and by constraint.
+
+        Raises:
+            DivergedError: A weight or a residual is not finite.
+        """
+        assert self.solver is not None
+        divergence.check_weights(self._imported.binding, self._at.step)
+        try:
+            residuals, each = self.solver.update()
+        except ValueError as e:
+            # Finite weights and duals whose sum isn't.
+            raise DivergedError(
+                f"step {self._at.step}: a residual is not finite ({one_line(e, 80)})"
+            ) from None
+        divergence.check_residuals(each, self._at.step)
+        return residuals, each
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the state as tensors by name and as JSON values, for a checkpoint."""
+        tensors, plain = pack_optimizer(self.optimizer)
+        if self.solver is not None:
+            tensors.update({f"solver.{n}": t for n, t in self.solver.state().items()})
+        return tensors, {
+            "optimizer": plain,
+            "rho": self.solver.rho if self.solver else None,
+            "updates": self.solver.updates if self.solver else None,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the state from a checkpoint; one between phases holds none of it."""
+        device = self._accelerator.device
+        packed = checkpoint.under("optimizer.", device)
+        if packed:
+            full = {f"optimizer.{n}": t for n, t in packed.items()}
+            unpack_optimizer(self.optimizer, full, checkpoint.state["optimizer"])
+        state = checkpoint.under("solver.", device)
+        if self.solver is not None and state:
+            self.solver.restore(state, checkpoint.state["rho"], checkpoint.state["updates"])
+
+    def _set_learning_rate(self) -> None:
+        """Decay by a half cosine over the retraining; ADMM's rate stays: each W-step starts afresh."""
+        at, phase = self._at, self.phase
+        rate = self._settings.schedule.optimizer.lr * RETREAT_FACTOR**at.retreats
+        if phase.stage == "retrain":
+            share = (at.epoch + at.batch / self._steps_per_epoch) / phase.epochs
+            rate = rate * 0.5 * (1 + math.cos(math.pi * share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+@torch.no_grad()
+def apply_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Zero what is masked. After every step: masking gradients alone lets momentum move zeros."""
+    for name, mask in masks.items():
+        weights[name].mul_(mask)
