@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxadmm.bench.peak import Kind, gemm, gflop
+from onnxadmm.bench.peak import Kind, measure_peaks
 from onnxadmm.bench.placement import choose_cores
 from onnxadmm.bench.process import Warmth, WorkerProcess
-from onnxadmm.bench.providers import ProviderError
+from onnxadmm.bench.profile import Profile
+from onnxadmm.bench.providers import ProviderError, device
 from onnxadmm.bench.results import Comparison, Measurement, Setting, Unmeasured
 from onnxadmm.bench.statistics import Times, speedup, summarize
 from onnxadmm.errors import DataError, OnnxadmmError, ResourceError, SpecError, one_line
@@ -26,7 +27,8 @@ Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
 LAUNCHES = 5
 LIMIT_S = 600.0
 _REPORT_EVERY = 10
-_PEAK_EVERY = 5
+# Kernels are launched one by one then, so that each node's time is its own.
+_SYNCHRONOUS = {"CUDA_LAUNCH_BLOCKING": "1"}
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ def compare(
     rounds: int = 100,
     seed: int = 0,
     peaks: Sequence[Kind] = (),
+    profiles: bool = False,
     progress: Callable[[str], None] | None = None,
     limit_s: float = LIMIT_S,
 ) -> list[Comparison | Unmeasured]:
@@ -82,8 +85,10 @@ def compare(
         feeds: Batch size -> the inputs to run on, the same for every model.
         rounds: Paired samples under one setting, at least 5.
         seed: Of the order within rounds, and of the bootstrap.
-        peaks: Element types for which a large matrix product is timed as well, every fifth round, under the
-            first setting of each provider and number of threads: it doesn't depend on the batch size.
+        peaks: Element types for which a large matrix product is timed as well, once for each provider and
+            number of threads.
+        profiles: Whether to run each model under ONNX Runtime's profiler as well, in a process of its own,
+            under the first setting of each provider.
         progress: Told what is happening, a short line at a time.
         limit_s: How long a worker may take over one request (opening, warming up, a sample).
 
@@ -104,25 +109,25 @@ def compare(
         )
     say = progress or (lambda _: None)
     results: list[Comparison | Unmeasured] = []
-    known: set[tuple[str, int]] = set()
+    known: dict[tuple[str, int], dict[str, float]] = {}
+    profiled: set[str] = set()
     with _files(models) as files:
         for index, setting in enumerate(settings):
             rng = np.random.default_rng([seed, index])
             inputs = feeds(setting.batch_size)
             try:
-                results.append(
-                    _measure(
-                        files,
-                        setting,
-                        inputs,
-                        rounds=rounds,
-                        rng=rng,
-                        say=say,
-                        limit_s=limit_s,
-                        peaks=() if (setting.provider, setting.threads) in known else peaks,
-                    )
+                found = _measure(
+                    files, setting, inputs, rounds=rounds, rng=rng, say=say, limit_s=limit_s
                 )
-                known.add((setting.provider, setting.threads))
+                where = (setting.provider, setting.threads)
+                if where not in known:
+                    known[where] = measure_peaks(peaks, setting, limit_s)
+                traced: dict[str, Profile] = {}
+                if profiles and setting.provider not in profiled:
+                    profiled.add(setting.provider)
+                    say(f"{setting}: profiling")
+                    traced = _profile(files, setting, inputs, rng, limit_s)
+                results.append(replace(found, peak_gflops=known[where], profiles=traced))
             except (ProviderError, DataError) as e:
                 results.append(Unmeasured(setting, str(e)))
     return results
@@ -162,10 +167,8 @@ def _measure(
     rng: np.random.Generator,
     say: Callable[[str], None],
     limit_s: float,
-    peaks: Sequence[Kind],
 ) -> Comparison:
     records = {name: _Record() for name in files}
-    best: dict[Kind, list[float]] = {kind: [] for kind in peaks}
     done = 0
     for share in np.diff(np.linspace(0, rounds, LAUNCHES + 1).astype(int)):
         say(f"{setting}: starting ONNX Runtime")
@@ -178,14 +181,10 @@ def _measure(
             for name, worker in workers.items():
                 records[name].warmth.append(worker.warm(inputs))
                 records[name].rounds.append([])
-            products = _open_products(stack, peaks, setting, cores, limit_s)
             names = list(files)
-            for turn in range(share):
+            for _ in range(share):
                 for i in rng.permutation(len(names)):
                     records[names[i]].rounds[-1].append(workers[names[i]].time())
-                if turn % _PEAK_EVERY == 0:
-                    for kind, product in products.items():
-                        best[kind].append(float(np.median(product.time())))
                 done += 1
                 if done % _REPORT_EVERY == 0:
                     say(f"{setting}: round {done} of {rounds}")
@@ -200,32 +199,27 @@ def _measure(
             name: speedup(list(zip(base, records[name].medians_ms(), strict=True)), rng)
             for name in others
         },
-        {
-            kind: gflop(kind, setting.provider, setting.threads) / (float(np.median(times)) / 1e3)
-            for kind, times in best.items()
-            if times
-        },
     )
 
 
-def _open_products(
-    stack: ExitStack,
-    kinds: Sequence[Kind],
+def _profile(
+    files: Mapping[str, Path],
     setting: Setting,
-    cores: Sequence[int],
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    rng: np.random.Generator,
     limit_s: float,
-) -> dict[Kind, WorkerProcess]:
-    """Start a process for the matrix product of each type; one that can't run here is left out."""
-    found: dict[Kind, WorkerProcess] = {}
-    for kind in kinds:
-        model, inputs = gemm(kind, setting.provider, setting.threads)
-        file = stack.enter_context(_files({kind: model}))[kind]
-        worker = stack.enter_context(WorkerProcess(f"peak {kind}", limit_s))
-        try:
-            worker.open(file, setting, cores)
-            worker.warm(inputs)
-        except OnnxadmmError:
-            # A provider without a kernel for it; the models are measured all the same.
-            continue
-        found[kind] = worker
+) -> dict[str, Profile]:
+    """Run each model under the profiler; one that can't be profiled is left out."""
+    found: dict[str, Profile] = {}
+    cores = choose_cores(setting.threads, rng) if setting.provider == "cpu" else []
+    environment = _SYNCHRONOUS if device(setting.provider) == "cuda" else {}
+    for name, file in files.items():
+        with (
+            tempfile.TemporaryDirectory(prefix="onnxadmm-") as folder,
+            WorkerProcess(name, limit_s, environment) as worker,
+            # ONNX Runtime writes no graph over 2 GiB; the models are measured all the same.
+            suppress(OnnxadmmError),
+        ):
+            worker.open(file, setting, cores, trace=Path(folder))
+            found[name] = worker.trace(inputs)
     return found

@@ -6,19 +6,65 @@ kernels and layouts, as opposed to less work.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from onnxadmm.bench.placement import choose_cores
+from onnxadmm.bench.process import WorkerProcess
 from onnxadmm.bench.providers import device
+from onnxadmm.bench.results import Setting
+from onnxadmm.errors import OnnxadmmError
 
 Kind = Literal["float32", "float16", "int8"]
 
-# Long enough that memory doesn't matter, short enough for a sample: 5 to 30 ms a run.
-_SIDE_CPU = 768
+# Long enough that memory doesn't matter, and short enough (1 to 3 ms on a CPU) that some runs aren't
+# interrupted on a machine that does other things.
+_SIDE_CPU = 512
 _SIDE_CPU_MANY = 1536
 _MANY_THREADS = 4
+# A peak is the fastest that was seen: other work on the machine only ever makes it slower.
+_SAMPLES = 15
 _SIDE_GPU: dict[Kind, int] = {"float32": 4096, "float16": 8192, "int8": 4096}
+
+
+def measure_peaks(kinds: Sequence[Kind], setting: Setting, limit_s: float) -> dict[str, float]:
+    """Time the product of each element type, one after the other in one process.
+
+    Takes some 0.3 s a type, and the start of a process.
+
+    Args:
+        kinds: Element types.
+        setting: Provider and threads; the batch size has no part in it.
+        limit_s: How long the process may take over one request.
+
+    Returns:
+        Element type -> 10^9 operations a second; a type that the provider has no kernel for is left out.
+    """
+    found: dict[str, float] = {}
+    if not kinds:
+        return found
+    on_cpu = setting.provider == "cpu"
+    cores = choose_cores(setting.threads, np.random.default_rng(0)) if on_cpu else []
+    inputs: dict[Kind, dict[str, np.ndarray[Any, Any]]] = {}
+    with tempfile.TemporaryDirectory(prefix="onnxadmm-") as folder:
+        for kind in kinds:
+            file = Path(folder) / f"{kind}.onnx"
+            model, inputs[kind] = gemm(kind, setting.provider, setting.threads)
+            file.write_bytes(model)
+        with WorkerProcess("peak", limit_s) as worker:
+            for kind in kinds:
+                try:
+                    worker.open(Path(folder) / f"{kind}.onnx", setting, cores)
+                    worker.warm(inputs[kind])
+                    ms = min(float(worker.time().min()) for _ in range(_SAMPLES))
+                except OnnxadmmError:
+                    continue
+                found[kind] = gflop(kind, setting.provider, setting.threads) / (ms / 1e3)
+    return found
 
 
 def side(kind: Kind, provider: str, threads: int) -> int:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from onnxadmm.bench.profile import Profile
 from onnxadmm.bench.providers import ProviderError
 from onnxadmm.bench.results import Setting
 from onnxadmm.bench.wire import Message, decode, encode
@@ -112,7 +113,7 @@ class WorkerProcess:
             model: Its file.
             setting: Where and how.
             cores: CPUs to stay on.
-            trace: A folder for the optimised graph and the profile; everything is slower then.
+            trace: A folder for the graph that runs, the log and the profile; everything is slower then.
 
         Raises:
             ProviderError: The provider can't be used.
@@ -158,10 +159,15 @@ class WorkerProcess:
         found = self._ask({"do": "memory"}).values
         return int(found["peak_bytes"]), found["device_bytes"]
 
-    def trace(self, run_ms: float) -> tuple[Path, int]:
-        """Run for so long; return ONNX Runtime's profile of all runs so far, and how many were made now."""
-        found = self._ask({"do": "trace", "run_ms": run_ms}).values
-        return Path(found["profile"]), int(found["runs"])
+    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Profile:
+        """Run a session that was opened with `trace` on these inputs, and return where the time went.
+
+        Raises:
+            DataError: The model can't run on these inputs.
+            ModelError: ONNX Runtime crashes.
+            ResourceError: Out of memory or time.
+        """
+        return Profile.from_plain(self._ask({"do": "trace"}, feeds).values["profile"])
 
     def _ask(
         self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]] | None = None

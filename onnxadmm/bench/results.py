@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnxadmm.bench.profile import Profile
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -92,14 +94,17 @@ class Comparison:
         setting: The setting.
         measurements: Model name -> what was measured.
         speedups: Model name -> against the first model, which has no entry itself.
-        peak_gflops: Element type -> what a large matrix product of ONNX Runtime reached in the same
-            rounds, in 10^9 operations a second; only types that were asked for and that run here.
+        peak_gflops: Element type -> what a large matrix product of ONNX Runtime reached under this provider
+            and number of threads, in 10^9 operations a second; only types that were asked for and that run
+            here.
+        profiles: Model name -> where its time goes; empty where it wasn't asked for.
     """
 
     setting: Setting
     measurements: dict[str, Measurement]
     speedups: dict[str, Speedup]
     peak_gflops: dict[str, float] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

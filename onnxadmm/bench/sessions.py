@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_FATAL = 4
+OPTIMIZED = "optimized.onnx"
+"""Name of the graph that really runs, in the folder of a trace."""
+
+_INFO, _FATAL = 1, 4
+# The others may compile parts of the graph, which ONNX Runtime can't write down.
+_WRITES_ITS_GRAPH = frozenset({"cpu", "cuda"})
 
 
 def available_providers() -> dict[str, str | None]:
@@ -62,8 +67,9 @@ def open_session(
         threads: Threads inside an operator; operators run one after another.
         name: What messages call the model; by default its file name.
         optimize: False computes the graph as it is written, node by node.
-        trace: A folder that receives `optimized.onnx`, the graph that really runs, and the profile of all
-            runs when the session's `end_profiling` is called.
+        trace: A folder that receives `optimized.onnx`, the graph that really runs (on cpu and cuda), and the
+            profile of all runs when the session's `end_profiling` is called. The log then says why nodes
+            are where they are.
 
     Raises:
         ProviderError: The provider can't be used here.
@@ -87,7 +93,10 @@ def open_session(
     if trace is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(trace / "profile")
-        options.optimized_model_filepath = str(trace / "optimized.onnx")
+        if provider in _WRITES_ITS_GRAPH:
+            options.optimized_model_filepath = str(trace / OPTIMIZED)
+        ort.set_default_logger_severity(_INFO)
+        options.log_severity_level = _INFO
     source = str(model) if isinstance(model, Path) else model
     if isinstance(model, Path) and not model.is_file():
         raise ResourceError(f"model {label}: not a readable file; check the path")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,8 +24,10 @@ import psutil
 
 from onnxadmm.bench.device import DeviceMemory
 from onnxadmm.bench.placement import stay_on
+from onnxadmm.bench.profile import read_profile
 from onnxadmm.bench.providers import ProviderError, device
-from onnxadmm.bench.sessions import explain, open_session
+from onnxadmm.bench.regions import Node
+from onnxadmm.bench.sessions import OPTIMIZED, explain, open_session
 from onnxadmm.bench.wire import Arrays, Message, decode, encode
 from onnxadmm.errors import ModelError, OnnxadmmError, ResourceError, one_line
 
@@ -38,7 +41,9 @@ WINDOW_RUNS = 5
 WINDOW_MS = 10.0
 STILL_FASTER = 0.98
 CALM_WINDOWS = 2
-TRACED_RUNS = 3
+TRACED_WARM_UP = 3
+TRACED_RUNS = (5, 200)
+TRACED_MS = 200.0
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,6 +53,8 @@ class _Worker:
 
     def __init__(self) -> None:
         self.session: Any = None
+        self.model = Path()
+        self.trace_folder: Path | None = None
         self.provider = "cpu"
         self.name = "model"
         self.run: Callable[[], None] | None = None
@@ -71,15 +78,19 @@ class _Worker:
         forget_peak()
         self.resident_before = psutil.Process().memory_info().rss
         before = self._gpu_used()
-        trace = values.get("trace")
+        self.model = Path(values["model"])
+        self.trace_folder = Path(values["trace"]) if values.get("trace") else None
+        if self.trace_folder is not None:
+            self.model = _named(self.model, self.trace_folder)
         began = time.perf_counter()
-        self.session = open_session(
-            Path(values["model"]),
-            values["provider"],
-            values["threads"],
-            name=values["name"],
-            trace=Path(trace) if trace else None,
-        )
+        with _logged(self.trace_folder):
+            self.session = open_session(
+                self.model,
+                values["provider"],
+                values["threads"],
+                name=values["name"],
+                trace=self.trace_folder,
+            )
         took = time.perf_counter() - began
         self.gpu_bytes = self._gpu_used() - before
         return {"session_s": took}, {}
@@ -89,13 +100,31 @@ class _Worker:
 
     def warm(self, message: Message) -> tuple[dict[str, Any], Arrays]:
         """Bind the inputs, run until the times settle, and choose how many runs make a sample."""
+        before = self._gpu_used()
+        self.run = self._bind(message.arrays)
+        warm = settle(self.run)
+        self.runs_a_sample = min(MAX_RUNS_A_SAMPLE, max(1, int(np.ceil(SAMPLE_MS / warm.run_ms))))
+        self.lead_in = warm.run_ms < LEAD_IN_BELOW_MS
+        # The arena keeps what it took, so that what is in use now is the peak.
+        self.gpu_bytes += self._gpu_used() - before
+        gc.collect()
+        gc.disable()
+        return {
+            "run_ms": warm.run_ms,
+            "first_ms": warm.first_ms,
+            "warm_up_runs": warm.runs,
+            "settled": warm.settled,
+            "runs": self.runs_a_sample,
+        }, {}
+
+    def _bind(self, inputs: Arrays) -> Callable[[], None]:
+        """Put the inputs where the model runs, and return a run that leaves the outputs there."""
         import onnxruntime as ort
 
-        before = self._gpu_used()
         binding = self.session.io_binding()
         place = device(self.provider)
         held = []
-        for name, array in message.arrays.items():
+        for name, array in inputs.items():
             # Text has no place on a GPU.
             where = place if array.dtype.kind not in "USO" else "cpu"
             value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), where, 0)
@@ -110,21 +139,7 @@ class _Worker:
             run_bound(binding)
             synchronize()
 
-        self.run = run
-        warm = settle(run)
-        self.runs_a_sample = min(MAX_RUNS_A_SAMPLE, max(1, int(np.ceil(SAMPLE_MS / warm.run_ms))))
-        self.lead_in = warm.run_ms < LEAD_IN_BELOW_MS
-        # The arena keeps what it took, so that what is in use now is the peak.
-        self.gpu_bytes += self._gpu_used() - before
-        gc.collect()
-        gc.disable()
-        return {
-            "run_ms": warm.run_ms,
-            "first_ms": warm.first_ms,
-            "warm_up_runs": warm.runs,
-            "settled": warm.settled,
-            "runs": self.runs_a_sample,
-        }, {}
+        return run
 
     def time(self, message: Message) -> tuple[dict[str, Any], Arrays]:  # noqa: ARG002
         """Take one sample: the time of each of its runs, in nanoseconds."""
@@ -148,14 +163,77 @@ class _Worker:
         }, {}
 
     def trace(self, message: Message) -> tuple[dict[str, Any], Arrays]:
-        """Run for so many ms more, at least three times, and return where the profile was written."""
-        assert self.run is not None
-        until = time.perf_counter() + message.values["run_ms"] / 1e3
-        runs = 0
-        while runs < TRACED_RUNS or time.perf_counter() < until:
-            self.run()
+        """Run a few times under ONNX Runtime's profiler, and return where the time went."""
+        assert self.trace_folder is not None
+        run = self._bind(message.arrays)
+        for _ in range(TRACED_WARM_UP):
+            run()
+        runs, until = 0, time.perf_counter() + TRACED_MS / 1e3
+        least, most = TRACED_RUNS
+        while runs < least or (runs < most and time.perf_counter() < until):
+            run()
             runs += 1
-        return {"profile": self.session.end_profiling(), "runs": runs}, {}
+        events = json.loads(Path(self.session.end_profiling()).read_bytes())
+        log = (self.trace_folder / "log.txt").read_text("utf-8", errors="replace")
+        optimized = self.trace_folder / OPTIMIZED
+        profile = read_profile(
+            events,
+            runs,
+            self.provider,
+            log=log.splitlines(),
+            source=_nodes(self.model),
+            optimized=_nodes(optimized) if optimized.exists() else (),
+        )
+        return {"profile": profile.to_plain()}, {}
+
+
+def _nodes(file: Path) -> list[Node]:
+    """Return the nodes of a model's main graph."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    return [
+        Node(
+            n.name or next((t for t in n.output if t), ""),
+            n.op_type,
+            tuple(n.input),
+            tuple(n.output),
+        )
+        for n in model.graph.node
+    ]
+
+
+def _named(file: Path, folder: Path) -> Path:
+    """Return a model whose nodes all have names, which are all that a profile tells of them."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    if all(n.name for n in model.graph.node):
+        return file
+    if any(t.external_data for t in model.graph.initializer):
+        # Its data lies beside it; the nodes go by number then.
+        return file
+    for node in model.graph.node:
+        node.name = node.name or next((t for t in node.output if t), "")
+    copy = folder / "named.onnx"
+    onnx.save(model, copy)
+    return copy
+
+
+@contextlib.contextmanager
+def _logged(folder: Path | None) -> Iterator[None]:
+    """Within it, what ONNX Runtime logs to standard error goes to `log.txt` in the folder, if any."""
+    if folder is None:
+        yield
+        return
+    before = os.dup(2)
+    try:
+        with (folder / "log.txt").open("wb") as log:
+            os.dup2(log.fileno(), 2)
+            yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 @dataclass(frozen=True, slots=True)
