@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 GIB = 1 << 30
+
+
+# Limit and use of the container: control groups of version 2, then 1.
+_CONTROL_GROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
 
 
 def physical_bytes() -> int:
     """Return how much memory this machine has, in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().total)
 
 
 def available_bytes() -> int:
-    """Return how much memory this machine can still give, in bytes."""
-    free = [physical_bytes()]
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    # A container's limit (cgroup v2) counts before the machine's.
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return max(0, min(free))
+    """Return the memory that this process can still take, in bytes, the container's limit included."""
+    available = int(psutil.virtual_memory().available)
+    for limit, used in _CONTROL_GROUPS:
+        try:
+            left = int(limit.read_text()) - int(used.read_text())
+        except (OSError, ValueError):  # no such control group, or no limit (the word `max`)
+            continue
+        available = min(available, max(left, 0))
+    return available
 
 
 def held_bytes() -> int:

@@ -11,29 +11,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from record import HERE, PACKAGES, Limits, run
+from record import HERE, Limits, measure_file
 
 STORE = HERE / "real.json"
 BEGIN, END = "<!-- real: written by real.py -->", "<!-- end of real -->"
 
 
 def measure(file: Path, limits: Limits) -> dict[str, Any]:
-    """Import and cut one file, each step in a process of its own."""
-    result: dict[str, Any] = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    for step, failure in (("import", "import_refused"), ("cut", "error")):
-        status, out, why = run([str(HERE / "trial.py"), step, str(file)], limits)
-        try:
-            result |= json.loads(out.splitlines()[-1])
-        except (ValueError, IndexError):
-            result[failure] = why or f"ended with status {status}"
-    result["date"] = datetime.now(UTC).date().isoformat()
-    result["versions"] = {p: version(p).split("+")[0] for p in PACKAGES}
-    return result
+    """Import and cut one file, and say which it was."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return measure_file(file, limits) | {"sha256": digest}
 
 
 def row(name: str, r: dict[str, Any]) -> str:

@@ -95,6 +95,11 @@ def measure(name: str, exporter: str, opset: int, cache: Path, limits: Limits) -
         status, _, why = run(command, limits)
         if status or not file.exists():
             return {"not_exported": why}
+    return measure_file(file, limits)
+
+
+def measure_file(file: Path, limits: Limits) -> dict[str, Any]:
+    """Import and cut one file, each step in a process of its own; a step's failure is a part of the result."""
     result: dict[str, Any] = {}
     for step, failure in (("import", "import_refused"), ("cut", "error")):
         status, out, why = run([str(HERE / "trial.py"), step, str(file)], limits)

@@ -14,6 +14,7 @@ from onnxadmm.channels.shuffles import Shuffle
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
 from onnxadmm.graph.constants import set_constant
+from onnxadmm.graph.holding import drop_unread, fresh, hold, value_names
 
 Array = np.ndarray[Any, Any]
 
@@ -144,14 +145,9 @@ class Surgery:
     def replace_constant(self, node: ir.Node, port: int, content: Array) -> None:
         """Give the node a constant of its own: others may read the one that it had."""
         old = node.inputs[port] if port < len(node.inputs) else None
-        taken = {
-            v.name for n in self._model.graph for v in (*n.inputs, *n.outputs) if v is not None
-        }
-        taken |= set(self._model.graph.initializers)
+        taken = value_names(self._model.graph)
         base = (old.name if old is not None else f"{node.outputs[0].name}_size") or "size"
-        value = hold(
-            self._model.graph, next(c for c in _candidates(base) if c not in taken), content
-        )
+        value = hold(self._model.graph, fresh(base, taken), content)
         if port >= len(node.inputs):
             node.resize_inputs(port + 1)
         node.replace_input_with(port, value)
@@ -186,35 +182,4 @@ class Surgery:
 
     def drop_unread(self) -> None:
         """Remove constants that were replaced and that nobody reads any more, and what computed them."""
-        while self._replaced:
-            value = self._replaced.pop()
-            if list(value.uses()) or value.is_graph_output() or value.is_graph_input():
-                continue
-            node = value.producer()
-            if node is None:
-                self._model.graph.initializers.pop(value.name or "", None)
-            elif node.graph is not None and not any(
-                list(v.uses()) or v.is_graph_output() for v in node.outputs
-            ):
-                self._replaced += [v for v in node.inputs if v is not None]
-                node.graph.remove(node, safe=True)
-
-
-def hold(graph: ir.Graph, name: str, content: Array) -> ir.Value:
-    """Add an initializer to the graph and return it."""
-    tensor = ir.tensor(content, name=name)
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(content.shape),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def _candidates(base: str) -> Iterable[str]:
-    n = 2
-    while True:
-        yield f"{base}_{n}"
-        n += 1
+        drop_unread(self._model.graph, self._replaced)

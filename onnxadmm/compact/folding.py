@@ -33,6 +33,7 @@ from onnxadmm.compact.constancy import (
 from onnxadmm.compact.masks import alive_mask
 from onnxadmm.graph import Probe, constant_of
 from onnxadmm.graph.constants import set_constant
+from onnxadmm.graph.holding import fresh, hold
 
 Array = np.ndarray[Any, Any]
 
@@ -262,16 +263,8 @@ class _Folding:
     def _give_bias(self, reader: ir.Node, port: int, content: Array, out: ir.Value) -> None:
         """Register a new initializer as a reader's input, labelled as the layer's output."""
         taken = set(self.probe.shapes) | set(self.model.graph.initializers)
-        base = f"{out.name}_bias"
-        names = [base, *(f"{base}_{n}" for n in range(2, len(taken) + 3))]
-        name = next(n for n in names if n not in taken)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(content.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(content.dtype)),
-            const_value=ir.tensor(content, name=name),
-        )
-        self.model.graph.register_initializer(value)
+        name = fresh(f"{out.name}_bias", taken)
+        value = hold(self.model.graph, name, content)
         if port >= len(reader.inputs):
             reader.resize_inputs(port + 1)
         reader.replace_input_with(port, value)

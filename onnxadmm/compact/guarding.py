@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxadmm.channels import Labelling
 from onnxadmm.compact.masks import alive_mask
+from onnxadmm.graph.holding import hold
 
 Array = np.ndarray[Any, Any]
 
@@ -65,20 +66,9 @@ def guard_poles(
 
 def _insert(masked: ir.Model, node: ir.Node, value: ir.Value, alive: Array) -> ir.Value:
     """Let every reader of the value read it with the dead channels at zero; return what it reads."""
-    held = []
-    for suffix, content in (("alive", alive), ("zero", np.zeros((), np.float32))):
-        name = f"{value.name}/onnxadmm/{suffix}"
-        tensor = ir.tensor(content, name=name)
-        held.append(
-            ir.Value(
-                name=name,
-                shape=ir.Shape(content.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-        )
-        masked.graph.register_initializer(held[-1])
-    guard = ir.Node("", "Where", [held[0], value, held[1]], name=f"{node.name}/onnxadmm/guard")
+    kept = hold(masked.graph, f"{value.name}/onnxadmm/alive", alive)
+    zero = hold(masked.graph, f"{value.name}/onnxadmm/zero", np.zeros((), np.float32))
+    guard = ir.Node("", "Where", [kept, value, zero], name=f"{node.name}/onnxadmm/guard")
     guarded = guard.outputs[0]
     guarded.name, guarded.type = f"{value.name}/onnxadmm/guarded", value.type
     for user, port in list(value.uses()):

@@ -15,11 +15,12 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
-from onnxadmm.compact.cutting import Surgery, carriers, hold
+from onnxadmm.compact.cutting import Surgery, carriers
 from onnxadmm.compact.guarding import guard_poles
 from onnxadmm.compact.masks import alive_mask
 from onnxadmm.graph import constant_of
 from onnxadmm.graph.constants import set_constant
+from onnxadmm.graph.holding import hold
 
 Array = np.ndarray[Any, Any]
 

@@ -31,6 +31,7 @@ from onnxadmm.compact.unpacking import (
     add_functions,
 )
 from onnxadmm.graph import constant_of
+from onnxadmm.graph.holding import hold
 
 Array = np.ndarray[Any, Any]
 
@@ -332,15 +333,7 @@ class _Writer:
         return node.outputs[0]
 
     def _hold(self, content: Array) -> ir.Value:
-        tensor = ir.tensor(content, name=self._name())
-        value = ir.Value(
-            name=tensor.name,
-            shape=ir.Shape(content.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self._model.graph.register_initializer(value)
-        return value
+        return hold(self._model.graph, self._name(), content)
 
     def _name(self) -> str:
         # Short: a small model's names are a good part of its file.

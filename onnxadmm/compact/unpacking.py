@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from onnxadmm.compact.coding import Digits
 from onnxadmm.graph import tensors
+from onnxadmm.graph.holding import drop_unread, hold
 from onnxadmm.graph.walking import constant_of
 
 Array = np.ndarray[Any, Any]
@@ -263,29 +264,7 @@ _DECODERS: dict[str, Callable[..., Array]] = {
 def _replace_by_initializer(model: ir.Model, node: ir.Node, content: Array) -> None:
     """Let the node's first output be held by the graph, and drop what then nobody reads."""
     old = node.outputs[0]
-    tensor = ir.tensor(np.ascontiguousarray(content), name=old.name)
-    new = ir.Value(
-        name=old.name,
-        shape=ir.Shape(content.shape),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
+    name, old.name = old.name, None
+    new = hold(model.graph, name or "", np.ascontiguousarray(content))
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    unread = [node]
-    while unread:
-        node = unread.pop()
-        if any(list(v.uses()) for v in node.outputs) or node.graph is None:
-            continue
-        inputs = [v for v in node.inputs if v is not None]
-        model.graph.remove(node, safe=True)
-        for value in inputs:
-            producer = value.producer()
-            if producer is not None:
-                unread.append(producer)
-            elif (
-                not list(value.uses())
-                and not value.is_graph_output()
-                and not value.is_graph_input()
-            ):
-                model.graph.initializers.pop(value.name or "", None)
-    model.graph.register_initializer(new)
+    drop_unread(model.graph, [old])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
-
 from onnxadmm.errors import DataError, ResourceError
+from onnxadmm.memory import available_bytes
 
 # No read is longer: a damaged or hostile length field can't ask for more.
 CHUNK_BYTES = 1 << 20
@@ -17,14 +14,6 @@ SUSPECT_EXPANSION = 500
 HARMLESS_BYTES = 256 << 20
 # The rest of the memory is for the model, the training and everybody else.
 MEMORY_SHARE = 0.5
-
-_CONTROL_GROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
-)
 
 
 def size_text(size_bytes: float) -> str:
@@ -62,18 +51,6 @@ def refuse_expansion(title: str, stored_bytes: int, declared_bytes: int) -> None
             f"{title}: {size_text(stored_bytes)} would expand to {size_text(declared_bytes)}, like a "
             "decompression bomb; if the size is meant, store the array uncompressed"
         )
-
-
-def available_bytes() -> int:
-    """Return the memory that this process can still take, the container's limit included."""
-    available = int(psutil.virtual_memory().available)
-    for limit, used in _CONTROL_GROUPS:
-        try:
-            left = int(limit.read_text()) - int(used.read_text())
-        except (OSError, ValueError):  # no such control group, or no limit (the word `max`)
-            continue
-        available = min(available, max(left, 0))
-    return available
 
 
 def require_memory(needed_bytes: int) -> None:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnxadmm.errors import UnsupportedError, one_line
+from onnxadmm.graph.holding import fresh, numbered, value_names
 from onnxadmm.graph.inputs import implied_rank
 from onnxadmm.graph.walking import all_nodes
 
@@ -85,8 +86,7 @@ def untie_uniform(model: ir.Model) -> None:
 
     An Identity that only passes it on goes, and its output's name is the copy's.
     """
-    taken = {v.name for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None}
-    taken |= set(model.graph.initializers)
+    taken = value_names(model.graph)
     for value in shared_uniform(model):
         content = value.const_value
         assert content is not None
@@ -98,11 +98,7 @@ def untie_uniform(model: ir.Model) -> None:
             passes_on = node.op_type == "Identity" and not result.is_graph_output()
             if node.graph is not model.graph:
                 continue
-            if passes_on:
-                name = result.name
-            else:
-                name = next(c for c in _candidates(f"{value.name}") if c not in taken)
-                taken.add(name)
+            name = result.name if passes_on else fresh(f"{value.name}", taken)
             tensor = ir.tensor(numbers.copy(), name=name)
             copy = ir.Value(
                 name=name, shape=value.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -135,18 +131,10 @@ def name_nodes(model: ir.Model, *, unnamed: bool = True) -> None:
             elif node.name or unnamed:
                 base = node.name or f"{node.op_type}_{_first_output(node)}"
                 # One counter for each name: 100,000 nodes of one name must not take a day.
-                candidates = numbers.setdefault(base, _candidates(base))
+                candidates = numbers.setdefault(base, numbered(base))
                 node.name = next(n for n in candidates if n not in taken)
                 taken.add(node.name)
                 seen.add(node.name)
-
-
-def _candidates(base: str) -> Iterator[str]:
-    yield base
-    number = 1
-    while True:
-        yield f"{base}_{number}"
-        number += 1
 
 
 def _first_output(node: ir.Node) -> str:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import clear_stale, constant_of
+from onnxadmm.graph.holding import drop_unread, fresh, hold
 from onnxadmm.quantize.calibration import Range, observe
 from onnxadmm.quantize.levels import grid_levels, project_grid
 from onnxadmm.spec import Quantize
@@ -253,9 +254,9 @@ class _Writer:
         node.replace_input_with(port, restored)
         if input_scale is not None and bias_port is not None and content is not None:
             self._quantize_bias(node, bias_port, content, input_scale * scales)
-        self._drop(value)
+        drop_unread(self.graph, [value])
         if bias is not None:
-            self._drop(bias)
+            drop_unread(self.graph, [bias])
 
     def _quantized_weight(
         self, value: ir.Value, axis: int | None, rule: Quantize, least: Array
@@ -316,10 +317,10 @@ class _Writer:
     ) -> ir.Value:
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         node = ir.Node(
-            "", op_type, inputs, attributes=attributes, name=_fresh(output, self.node_names)
+            "", op_type, inputs, attributes=attributes, name=fresh(output, self.node_names)
         )
         self.graph.append(node)
-        node.outputs[0].name = _fresh(output, self.taken)
+        node.outputs[0].name = fresh(output, self.taken)
         return node.outputs[0]
 
     def _hold(self, name: str, content: Array) -> ir.Value:
@@ -327,32 +328,12 @@ class _Writer:
         content = np.asarray(content)
         key = (content.dtype.str, content.shape, content.tobytes())
         if key not in self.held:
-            unique = _fresh(name, self.taken)
-            tensor = ir.tensor(content, name=unique)
-            value = ir.Value(
-                name=unique,
-                shape=ir.Shape(content.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-            self.graph.register_initializer(value)
-            self.held[key] = value
+            self.held[key] = hold(self.graph, fresh(name, self.taken), content)
         return self.held[key]
 
     def drop_unread(self) -> None:
         """Remove scales and zero points whose readers took over another grid."""
-        for value in self.held.values():
-            self._drop(value)
-
-    def _drop(self, value: ir.Value) -> None:
-        """Remove a float tensor that nobody reads any more."""
-        if list(value.uses()) or value.is_graph_output() or value.is_graph_input():
-            return
-        node = value.producer()
-        if node is not None:
-            self.graph.remove(node, safe=True)
-        else:
-            self.graph.initializers.pop(value.name or "", None)
+        drop_unread(self.graph, self.held.values())
 
 
 def _least_scales(bias: Array, input_scale: Array, axis: int | None) -> Array:
@@ -363,15 +344,6 @@ def _least_scales(bias: Array, input_scale: Array, axis: int | None) -> Array:
     size = np.abs(bias.astype(np.float64))
     # 2^30: the scale is rounded to float32 before the bias is divided by it.
     return np.asarray(size if axis is not None else size.max()) / (float(input_scale) * 2**30)
-
-
-def _fresh(name: str, taken: set[str | None] | set[str]) -> str:
-    """Return a name that isn't taken, and take it."""
-    candidate, n = name, 2
-    while candidate in taken:
-        candidate, n = f"{name}_{n}", n + 1
-    taken.add(candidate)
-    return candidate
 
 
 def _channel_axis(node: ir.Node) -> int:

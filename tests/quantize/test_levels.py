@@ -29,7 +29,8 @@ def plain(rows, bits):
     """Return the grid that ends at max|W|, the usual choice."""
     top = 2 ** (bits - 1) - 1
     peak = np.abs(rows.astype(np.float64)).max(1)
-    scales = np.where(peak > 0, peak, 1.0) / top
+    # A scale is a normal float32, for the usual grid as for ours.
+    scales = np.maximum(np.where(peak > 0, peak, 1.0) / top, np.finfo(np.float32).tiny)
     return np.clip(np.rint(rows / scales[:, None]), -top, top), scales
 
 
