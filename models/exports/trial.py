@@ -20,9 +20,8 @@ import torch
 
 import onnxadmm
 from onnxadmm import bench
-from onnxadmm.compact import compare_outputs
 from onnxadmm.errors import OnnxadmmError
-from onnxadmm.graph import load_model, model_bytes, probe, random_inputs
+from onnxadmm.graph import compare_outputs, load_model, model_bytes, probe, random_inputs
 from onnxadmm.modules import import_model
 from onnxadmm.report import Report
 

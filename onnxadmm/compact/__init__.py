@@ -8,11 +8,12 @@ from onnxadmm.compact.cutting import cut_channels, surviving
 from onnxadmm.compact.folding import Folded, fold_idle
 from onnxadmm.compact.masking import expand_channels, mask_channels
 from onnxadmm.compact.packing import Packing, pack_tensors
-from onnxadmm.compact.proving import TOLERANCE, Proof, compare_outputs, prove
+from onnxadmm.compact.proving import TOLERANCE, Proof, prove
 from onnxadmm.compact.shapes import shapes_after
 from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
 from onnxadmm.compact.unpacking import SMALLEST_OPSET as SMALLEST_PACKED_OPSET
 from onnxadmm.compact.unpacking import unpack_tensors
+from onnxadmm.graph import compare_outputs
 
 __all__ = [
     "SMALLEST_PACKED_IR_VERSION",

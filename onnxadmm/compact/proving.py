@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from onnxadmm.bench.sessions import explain
 from onnxadmm.compact.deciding import SMOOTH, decisions, with_decisions
 from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
-from onnxadmm.graph import model_bytes
+from onnxadmm.graph import compare_outputs, model_bytes, showing
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,38 +37,6 @@ class Proof:
 
     max_error: float
     samples: int
-
-
-def compare_outputs(
-    expected: Mapping[str, Array] | Sequence[Array], got: Mapping[str, Array] | Sequence[Array]
-) -> float:
-    """Return the largest difference of any output, relative to the output's own scale.
-
-    Values that aren't finite must be the same in both. Anything else that differs, a shape or a
-    not-a-number on one side, is infinitely far away.
-    """
-    pairs = (
-        [(expected[n], got[n]) for n in expected]
-        if isinstance(expected, Mapping) and isinstance(got, Mapping)
-        else list(zip(expected, got, strict=True))
-    )
-    return max((_distance(np.asarray(a), np.asarray(b)) for a, b in pairs), default=0.0)
-
-
-def _distance(x: Array, y: Array) -> float:
-    if x.shape != y.shape:
-        return math.inf
-    if x.dtype.kind not in "fiu" or not x.size:
-        return 0.0 if np.array_equal(x, y) else math.inf
-    wide, other = x.astype(np.float64), y.astype(np.float64)
-    finite = np.isfinite(wide)
-    if not np.array_equal(wide[~finite], other[~finite], equal_nan=True):
-        return math.inf
-    if not finite.any():
-        return 0.0
-    difference = float(np.abs(wide[finite] - other[finite]).max())
-    scale = float(np.abs(wide[finite]).max()) or 1.0
-    return difference / scale if math.isfinite(difference) else math.inf
 
 
 def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Proof:
@@ -137,9 +104,9 @@ def _with_the_same_decisions(
     if not found or found != decisions(cut):
         return apart
     names = list(found)
-    seeing = open_session(model_bytes(_showing(masked, names)), name="the masked model")
+    seeing = open_session(model_bytes(showing(masked, names)), name="the masked model")
     taken = [dict(zip(names, _run(seeing, names, dict(f)), strict=True)) for f in feeds]
-    seeing = open_session(model_bytes(_showing(cut, names)), name="the cut model")
+    seeing = open_session(model_bytes(showing(cut, names)), name="the cut model")
     there = dict(zip(names, _run(seeing, names, dict(feeds[0])), strict=True))
     dtypes = {
         n: ir.DataType.from_numpy(np.asarray(a).dtype)
@@ -159,15 +126,6 @@ def _with_the_same_decisions(
         expected, got = (_run(s, list(first.compared), inputs) for s in (reference, candidate))
         worst = max(worst, compare_outputs(expected, got))
     return worst
-
-
-def _showing(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """Return a copy of the graph with these values as further outputs."""
-    shown = model.clone()
-    there = {v.name for v in shown.graph.outputs}
-    values = {v.name: v for node in shown.graph for v in node.outputs}
-    shown.graph.outputs.extend(values[n] for n in names if n not in there)
-    return shown
 
 
 def _run(

@@ -1,5 +1,6 @@
 """The graph: loading it safely, probing it, walking it, writing it. Knows no torch."""
 
+from onnxadmm.graph.distance import IMPORT_TOLERANCE, compare_outputs, distance
 from onnxadmm.graph.inputs import pin_dims, random_inputs, real_inputs
 from onnxadmm.graph.loading import load_model
 from onnxadmm.graph.normalise import (
@@ -8,6 +9,7 @@ from onnxadmm.graph.normalise import (
     inline_functions,
     name_nodes,
     shared_uniform,
+    showing,
     untie_uniform,
 )
 from onnxadmm.graph.probe import Probe, probe
@@ -17,13 +19,16 @@ from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_ver
 from onnxadmm.graph.widening import OTHER_FLOATS, narrow, widen
 
 __all__ = [
+    "IMPORT_TOLERANCE",
     "OTHER_FLOATS",
     "TEMPORARY",
     "Probe",
     "all_nodes",
     "clear_stale",
+    "compare_outputs",
     "complete_outputs",
     "constant_of",
+    "distance",
     "inline_functions",
     "load_model",
     "model_bytes",
@@ -37,6 +42,7 @@ __all__ = [
     "run_limited",
     "save_model",
     "shared_uniform",
+    "showing",
     "since_version",
     "subgraphs",
     "untie_uniform",

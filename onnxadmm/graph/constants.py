@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 
 def set_constant(value: ir.Value, content: np.ndarray[Any, Any]) -> None:
-    """Let an initializer or a Constant node's output hold `content`; name and place stay.
+    """Let an initializer or a Constant node's output hold `content`; name, place, doc string and metadata stay.
 
     Args:
         value: An initializer, or the output of a Constant node.
@@ -17,7 +17,10 @@ def set_constant(value: ir.Value, content: np.ndarray[Any, Any]) -> None:
     """
     # Unlike ascontiguousarray this leaves a scalar a scalar.
     tensor = ir.tensor(np.asarray(content, order="C"), name=value.name)
-    node = value.producer()
+    node, before = value.producer(), value.const_value
+    if before is not None:
+        tensor.doc_string = before.doc_string
+        tensor.metadata_props.update(before.metadata_props)
     if node is not None:
         if node.op_type != "Constant":
             raise ValueError(f"{value.name!r} is computed by {node.op_type}, not held by the graph")

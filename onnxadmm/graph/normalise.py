@@ -62,6 +62,15 @@ def complete_outputs(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> No
             value.shape = ir.Shape([None] * len(shapes[value.name]))
 
 
+def showing(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Return a copy of the graph with these values as further outputs."""
+    shown = model.clone()
+    there = {v.name for v in shown.graph.outputs}
+    values = {v.name: v for node in shown.graph for v in node.outputs}
+    shown.graph.outputs.extend(values[n] for n in names if n not in there)
+    return shown
+
+
 def shared_uniform(model: ir.Model) -> list[ir.Value]:
     """Return the vectors of one repeated number that several nodes read, directly or through Identity.
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from onnxadmm.modules.comparing import Parity, compare_with_runtime
 from onnxadmm.modules.importing import Imported, import_model
 from onnxadmm.modules.writing import write_back
 
-__all__ = ["Imported", "import_model", "write_back"]
+__all__ = [
+    "Imported",
+    "Parity",
+    "compare_with_runtime",
+    "import_model",
+    "write_back",
+]

@@ -22,7 +22,7 @@ from onnxadmm.bench import run
 from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph import constant_of
 from onnxadmm.ops import describe
-from onnxadmm.ops.element_types import from_torch, to_torch
+from onnxadmm.ops.element_types import from_torch, numpy_type, to_torch
 
 _FLOATS = {
     ir.DataType.FLOAT,
@@ -47,12 +47,15 @@ _RANDOM = {
 class FrozenNode(nn.Module):
     """One node of the graph, run by ONNX Runtime on the CPU; takes and returns tensors or string arrays."""
 
-    def __init__(self, content: bytes, inputs: list[str], outputs: list[str], name: str) -> None:
+    def __init__(
+        self, content: bytes, inputs: dict[str, str | None], outputs: list[str], name: str
+    ) -> None:
         """Open a session.
 
         Args:
             content: A model of the one node.
-            inputs: Names of its inputs, in the order in which they are passed.
+            inputs: Names of its inputs, in the order in which they are passed, with the numpy names of
+                their element types (None of what is no plain tensor).
             outputs: Names of the outputs to return, in order.
             name: What to call the node in messages.
 
@@ -70,7 +73,10 @@ class FrozenNode(nn.Module):
             UnsupportedError: ONNX Runtime refuses these inputs.
         """
         device = next((v.device for v in values if isinstance(v, torch.Tensor)), None)
-        feeds = dict(zip(self._inputs, map(_to_numpy, values), strict=True))
+        feeds = {
+            name: _to_numpy(value, kind)
+            for (name, kind), value in zip(self._inputs.items(), values, strict=True)
+        }
         if self._session is None:
             self._session = self._open()
         try:
@@ -104,9 +110,11 @@ class FrozenNode(nn.Module):
             ) from None
 
 
-def _to_numpy(value: Any) -> Any:
+def _to_numpy(value: Any, kind: str | None = None) -> Any:
+    """Return a value as ONNX Runtime takes it; levels of a quantization, floats in torch, as their own type."""
     if isinstance(value, torch.Tensor):
-        return from_torch(value)
+        array = from_torch(value)
+        return array if kind in (None, array.dtype.name) else array.astype(numpy_type(str(kind)))
     return [_to_numpy(v) for v in value] if isinstance(value, list | tuple) else value
 
 
@@ -173,8 +181,15 @@ def freeze(
     graph.output.extend(onnx.ValueInfoProto(name=o) for o in outputs)
     imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    names = [v.name or "" for v in passed]
+    names = {v.name or "": _numpy_name(types[v]) for v in passed}
     return FrozenNode(model.SerializeToString(), names, outputs, describe(node)), passed
+
+
+def _numpy_name(kind: onnx.TypeProto) -> str | None:
+    """Return the numpy name of a plain tensor's element type, None for strings, sequences and the like."""
+    elements = ir.DataType(kind.tensor_type.elem_type)
+    plain = kind.WhichOneof("value") == "tensor_type" and elements is not ir.DataType.STRING
+    return elements.numpy().name if plain else None
 
 
 def passes_gradient(kind: ir.DataType | None) -> bool:

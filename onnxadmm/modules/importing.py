@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Imported:
         inputs: Names of the inputs, in order.
         outputs: Names of the outputs, in order.
         frozen: Nodes that ONNX Runtime executes as they are; no gradient passes through them.
+        places: Value name in the main graph -> name of the node of `module.graph` that computes it.
     """
 
     module: fx.GraphModule
@@ -41,6 +42,7 @@ class Imported:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     frozen: tuple[str, ...] = ()
+    places: dict[str, str] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Array]:
         """Return a copy of every weight as it is now, by its name in the graph."""
@@ -81,6 +83,7 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
         inputs=tuple(scope.inputs),
         outputs=tuple(v.name or "" for v in graph_outputs),
         frozen=tuple(scope.frozen),
+        places=scope.places(),
     )
 
 
@@ -162,6 +165,15 @@ class _Scope:
         if function is getattr(torch.Tensor, getattr(function, "__name__", ""), None):
             return self.graph.call_method(function.__name__, args, kwargs)
         return self.graph.call_function(function, args, kwargs)
+
+    def places(self) -> dict[str, str]:
+        """Return the name of each value's node in the torch graph, of those that are left there."""
+        left = {node.name for node in self.graph.nodes}
+        return {
+            name: stands.name
+            for name, stands in self._there.items()
+            if isinstance(stands, fx.Node) and stands.name in left
+        }
 
     # --- the walk
 

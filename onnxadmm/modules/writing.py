@@ -16,6 +16,8 @@ from onnxadmm.graph.constants import set_constant
 def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Replace the content of the graph's weights, in place; names, order and types stay.
 
+    A weight whose bits nothing changed isn't touched: it keeps the form in which its file stores it.
+
     Args:
         model: The graph that was imported.
         weights: Name -> content in the original's shape and dtype.
@@ -31,4 +33,16 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
             raise ValueError(f"the graph holds no tensor {name!r}")
         if before.shape != content.shape:
             raise ValueError(f"{name!r} is {before.shape}, got {content.shape}")
-        set_constant(value, content.astype(before.dtype, copy=False))
+        new = content.astype(before.dtype, copy=False)
+        if not _same_bits(before, new):
+            set_constant(value, new)
+
+
+def _same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    """Whether two arrays of one type and shape are equal bit by bit: -0.0 is not 0.0, a NaN is itself."""
+    if a.dtype != b.dtype:
+        return False
+    bits = f"u{a.dtype.itemsize}"
+    return bool(
+        np.array_equal(np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).view(bits))
+    )

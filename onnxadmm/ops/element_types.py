@@ -81,7 +81,7 @@ def kind_of(dtype_name: str) -> ir.DataType:
     """Return the element type of a numpy name, `object` being a string's."""
     if dtype_name == "object":
         return ir.DataType.STRING
-    return ir.DataType.from_numpy(_numpy_type(dtype_name))
+    return ir.DataType.from_numpy(numpy_type(dtype_name))
 
 
 def to_torch(array: Array) -> torch.Tensor:
@@ -94,7 +94,7 @@ def to_torch(array: Array) -> torch.Tensor:
 
     name = array.dtype.name
     if name in CARRIED:
-        array = array.astype(_numpy_type(CARRIED[name]))
+        array = array.astype(numpy_type(CARRIED[name]))
         name = array.dtype.name
     if name in _BY_BYTES:
         plain = np.array(array, order="C").view(_BY_BYTES[name])
@@ -114,13 +114,14 @@ def from_torch(tensor: torch.Tensor) -> Array:
     name = str(tensor.dtype).removeprefix("torch.")
     if name in _BY_BYTES:
         raw = tensor.view(getattr(torch, _BY_BYTES[name])).numpy()
-        found: Array = raw.view(_numpy_type(name))
+        found: Array = raw.view(numpy_type(name))
         return found
     plain: Array = tensor.numpy()
     return plain
 
 
-def _numpy_type(name: str) -> np.dtype[Any]:
+def numpy_type(name: str) -> np.dtype[Any]:
+    """Return the numpy type of a name, those of 16, 8 and fewer bits that ml_dtypes adds included."""
     import ml_dtypes
 
     return np.dtype(getattr(ml_dtypes, name, name))

@@ -20,7 +20,7 @@ from onnxadmm.compact import (
     Proof,
     prove,
 )
-from onnxadmm.graph import model_bytes, probe
+from onnxadmm.graph import IMPORT_TOLERANCE, model_bytes, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
     Analysis,
@@ -30,7 +30,7 @@ from onnxadmm.pipeline.analysis import (
     quantize_rules,
 )
 from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
-from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
+from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.masters import Masters
 from onnxadmm.pipeline.measuring import accounts, evaluate, time_models

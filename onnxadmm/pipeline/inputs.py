@@ -18,8 +18,6 @@ Feed = dict[str, Array]
 
 PROOF_SAMPLES = 64
 IMPORT_SAMPLES = 8
-IMPORT_TOLERANCE = 1e-4
-"""Largest error of the imported module against ONNX Runtime, relative to the output's largest value."""
 CALIBRATION_BATCH = 64
 _WIDE = 1e4
 EVALUATION_ROWS = 1024

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from onnxadmm import bench, ops
+from onnxadmm import ops
 from onnxadmm.admm import (
     Constraint,
     CoupledChannels,
@@ -21,13 +21,11 @@ from onnxadmm.admm import (
     kept_channels,
 )
 from onnxadmm.channels import Pool
-from onnxadmm.compact import compare_outputs
-from onnxadmm.errors import VerificationError
-from onnxadmm.graph import Probe, constant_of, model_bytes
+from onnxadmm.graph import Probe, constant_of
 from onnxadmm.memory import available_bytes
-from onnxadmm.modules import Imported, import_model, write_back
+from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
-from onnxadmm.pipeline.inputs import IMPORT_TOLERANCE, Inputs
+from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.limits import constraints
 from onnxadmm.pipeline.receipts import training_identity
@@ -238,16 +236,11 @@ class Learner:
 
     def _check_import(self, model: ir.Model, imported: Imported) -> float:
         """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""
-        inputs = self._inputs.first()
-        session = bench.open_session(model_bytes(model), name="the imported model")
-        expected = bench.run(session, imported.outputs, inputs)
         imported.module.eval()
-        with torch.inference_mode():
-            got = imported.module(*(torch.from_numpy(inputs[n]) for n in imported.inputs))
-        error = compare_outputs(expected, [np.asarray(g.numpy()) for g in got])
-        if not error <= IMPORT_TOLERANCE:
-            raise VerificationError(
-                f"the imported model differs from ONNX Runtime by {error:.2g} of the largest output (allowed "
-                f"{IMPORT_TOLERANCE:g}); this is a bug in onnxadmm, please report the model"
+        parity = compare_with_runtime(model, imported, self._inputs.first())
+        if parity.nodes is not None:
+            self._journal.warn(
+                f"outputs of the imported model differ from ONNX Runtime by {parity.outputs:.2g}, since the model "
+                f"amplifies rounding; given the same values, each of its nodes agrees within {parity.nodes:.2g}"
             )
-        return error
+        return parity.error

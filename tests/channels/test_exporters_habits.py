@@ -12,8 +12,7 @@ from onnx import numpy_helper
 
 import onnxadmm
 from onnxadmm.bench import open_session
-from onnxadmm.compact import compare_outputs
-from onnxadmm.graph import probe, random_inputs
+from onnxadmm.graph import compare_outputs, probe, random_inputs
 from onnxadmm.modules import import_model
 
 HALF = {

@@ -12,8 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from onnxadmm.bench import open_session
-from onnxadmm.compact import compare_outputs
-from onnxadmm.graph import model_bytes, probe
+from onnxadmm.graph import compare_outputs, model_bytes, probe
 from onnxadmm.modules import import_model, write_back
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'

@@ -12,9 +12,8 @@ from graphs import Builder, networks
 from hypothesis import HealthCheck, given, settings
 
 from onnxadmm.bench import open_session
-from onnxadmm.compact import compare_outputs
 from onnxadmm.errors import UnsupportedError
-from onnxadmm.graph import model_bytes, probe
+from onnxadmm.graph import compare_outputs, model_bytes, probe
 from onnxadmm.modules import import_model, write_back
 
 

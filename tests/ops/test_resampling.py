@@ -8,8 +8,7 @@ import torch
 from test_contract import X, model_of
 
 from onnxadmm.bench import open_session
-from onnxadmm.compact import compare_outputs
-from onnxadmm.graph import Probe, model_bytes
+from onnxadmm.graph import Probe, compare_outputs, model_bytes
 from onnxadmm.modules import import_model
 
 COORDINATES = (
