@@ -77,7 +77,9 @@ class Trainer:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.imported = imported
         self.teacher = teacher
-        self.module = self.accelerator.prepare_model(imported.module)
+        # Channels innermost: pooling and depthwise convolutions run several times faster on a CPU.
+        channels_last = imported.module.to(memory_format=torch.channels_last)
+        self.module = self.accelerator.prepare_model(channels_last)
         self.final = list(constraints)
         self.train_data, self.eval_data = settings.train, settings.evaluate
         self.batch_size = min(settings.batch_size, len(settings.train))
