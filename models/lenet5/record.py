@@ -1,8 +1,13 @@
-"""Run a spec of this folder and record what it measured in `results.json` and in the README's table.
+"""Run a spec of this folder and record what it measured in `results.json` and in the READMEs' tables.
 
     python models/lenet5/record.py demo.yaml [--output DIR]
+    python models/lenet5/record.py unstructured-71x.yaml --magnitude [--seeds 3] [--output DIR]
 
-What stands in the table is what this command saw, with the date and the versions it saw it with.
+With `--magnitude` the spec is run beside plain magnitude pruning: the same data, objective, rates, optimizer and
+learning rate, the largest weights of the original kept, and all epochs spent on retraining them. Both run once a
+seed. With `--output` finished runs are kept there and not run again, and one that was stopped goes on.
+
+What stands in the tables is what this command saw, with the date and the versions it saw it with.
 """
 
 from __future__ import annotations
@@ -10,94 +15,148 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+import tables
+
 import onnxadmm
-from onnxadmm.report import formatting
+from onnxadmm import ops
+from onnxadmm.graph import constant_of
+from onnxadmm.progress import Silent
+from onnxadmm.report import Report
+from onnxadmm.spec import read_spec
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- results: written by record.py -->", "<!-- end of results -->"
-HEADER = (
-    "| spec | accuracy, original | result | parameters | MACs | file | float faster, batch 1 / 64 | "
-    "int8 faster, batch 1 / 64 | gates | run | measured |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---|"
-)
+MODEL = HERE / "lenet5.onnx"
+WEIGHTS = 430_500
+"""Of the original, biases not counted, as the papers count."""
+LEARNING = ("train", "retrain")
 
 
-def measure(spec: Path, output: Path) -> dict[str, Any]:
-    """Compress LeNet-5 by a spec and return what the table shows."""
-    started = datetime.now(UTC)
-    result = onnxadmm.compress(HERE / "lenet5.onnx", spec, output=output)
-    report, ratios = result.report, result.report.ratios
+class Printing(Silent):
+    """Prints what a run says, an epoch a line."""
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        print(f"  {text}", flush=True)
+
+
+def run(spec: Path, output: Path, overrides: Sequence[str] = ()) -> onnxadmm.Result:
+    """Compress LeNet-5 into a folder, or take the result that lies there."""
+    return onnxadmm.compress(
+        MODEL, spec, output=output, overrides=overrides, resume=True, progress=Printing()
+    )
+
+
+def demo(spec: Path, output: Path) -> dict[str, Any]:
+    """Run a spec once and return what the table of single runs shows."""
+    report = run(spec, output / spec.stem).report
+    ratios = report.ratios
     floats = (report.pruned_ratios or ratios).speedup.get("cpu", {})
+    int8 = ratios.speedup.get("cpu", {}) if report.pruned else {}
     return {
+        "table": tables.DEMO,
         "original": report.original.metrics.get("accuracy"),
         "result": report.compressed.metrics.get("accuracy"),
         "parameters": ratios.parameters,
         "macs": ratios.macs,
         "file": ratios.file_bytes,
         "float_speedup": {b: s.ratio for b, s in floats.items()},
-        "int8_speedup": {b: s.ratio for b, s in ratios.speedup.get("cpu", {}).items()}
-        if report.pruned
-        else {},
+        "int8_speedup": {b: s.ratio for b, s in int8.items()},
         "gates": f"{sum(g.passed for g in report.gates)} of {len(report.gates)}",
-        "minutes": (datetime.now(UTC) - started).total_seconds() / 60,
-        "date": started.date().isoformat(),
-        "versions": f"torch {version('torch').split('+')[0]}, ORT {report.environment['onnxruntime']}",
-        "cpu": f"{report.environment['cpu']}, {report.environment['cores_physical']} cores",
+        "minutes": minutes(report),
+        **circumstances(report),
     }
 
 
-def row(spec: str, r: dict[str, Any]) -> str:
-    """Return one line of the table."""
+def beside_magnitude(spec: Path, output: Path, seeds: int) -> dict[str, Any]:
+    """Run a spec and its magnitude baseline, once a seed, and return what the papers' table shows."""
+    schedule = read_spec(spec).schedule
+    total = schedule.epochs + schedule.retrain
+    # Without ADMM epochs the original is projected: what is largest stays. The rest of the schedule retrains it.
+    baseline = ("schedule.epochs=0", f"schedule.retrain={total}", "benchmark.providers=[]")
+    found: dict[str, list[dict[str, Any]]] = {"admm": [], "magnitude": []}
+    for seed in range(seeds):
+        for method, overrides in (("admm", ()), ("magnitude", baseline)):
+            print(f"{spec.stem}, {method}, seed {seed}", flush=True)
+            folder = output / f"{spec.stem}-{method}-{seed}"
+            result = run(spec, folder, (*overrides, f"seed={seed}"))
+            found[method].append({"seed": seed, **measured(result)})
+            print(f"  accuracy {found[method][-1]['accuracy']:.4f}", flush=True)
+    return {
+        "table": tables.PAPERS,
+        "original": result.report.original.metrics["accuracy"],
+        "epochs": schedule.epochs,
+        "retrain": schedule.retrain,
+        **found,
+        **circumstances(result.report),
+    }
 
-    def speed(ratios: dict[str, float]) -> str:
-        return " / ".join(formatting.ratio(v) for v in ratios.values()) or "–"
 
-    cells = [
-        f"`{spec}`",
-        f"{100 * r['original']:.2f} %",
-        f"{100 * r['result']:.2f} %",
-        formatting.ratio(r["parameters"]),
-        formatting.ratio(r["macs"]),
-        formatting.ratio(r["file"]),
-        speed(r["float_speedup"]),
-        speed(r["int8_speedup"]),
-        r["gates"],
-        f"{r['minutes']:.1f} min",
-        f"{r['date']}, {r['cpu']}, {r['versions']}",
-    ]
-    return f"| {' | '.join(cells)} |"
+def measured(result: onnxadmm.Result) -> dict[str, Any]:
+    """Return what one run reached; ratios are original over compressed, of what isn't zero."""
+    report = result.report
+    pruned, ratios = report.pruned or report.compressed, report.pruned_ratios or report.ratios
+    return {
+        "accuracy": report.compressed.metrics["accuracy"],
+        "weights": WEIGHTS / weights_left(result.pruned),
+        "parameters": report.original.parameters / pruned.nonzero_parameters,
+        "macs": ratios.macs,
+        "file": report.ratios.file_bytes,
+        "file_bytes": report.compressed.file_bytes,
+        "float_speedup": {b: s.ratio for b, s in ratios.speedup.get("cpu", {}).items()},
+        "minutes": minutes(report),
+    }
 
 
-def write_table(path: Path, results: dict[str, Any]) -> None:
-    """Write the table between the markers of a Markdown file."""
-    text = path.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    rows = "\n".join(row(s, r) for s, r in sorted(results.items()))
-    path.write_text(f"{before}{BEGIN}\n{HEADER}\n{rows}\n{END}{after}", encoding="utf-8")
+def weights_left(model: ir.Model) -> int:
+    """Count the weights that aren't zero, biases left out."""
+    contents = (constant_of(v) for v in ops.weights(model).values())
+    return sum(int((c != 0).sum()) for c in contents if c is not None and c.ndim > 1)
+
+
+def minutes(report: Report) -> float:
+    """Return how long a run took, all parts of it where it was stopped and resumed."""
+    other = sum(s.seconds for s in report.stages if s.name not in LEARNING)
+    return (other + sum(e.seconds for e in report.history)) / 60
+
+
+def circumstances(report: Report) -> dict[str, str]:
+    """Return when and with what a report was made."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": f"torch {version('torch').split('+')[0]}, ORT {report.environment['onnxruntime']}",
+        "cpu": f"{report.environment['cpu']}, {report.environment['cores_physical']} cores",
+    }
 
 
 def main() -> None:
     """Run, record, rewrite the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec", type=Path)
-    parser.add_argument("--output", type=Path, help="keep the result in this folder")
+    parser.add_argument("--magnitude", action="store_true", help="beside magnitude pruning")
+    parser.add_argument("--seeds", type=int, default=1, help="with --magnitude: runs of each")
+    parser.add_argument("--output", type=Path, help="keep the results in this folder")
     args = parser.parse_args()
     spec = HERE / args.spec.name
     with tempfile.TemporaryDirectory() as scratch:
-        measured = measure(spec, args.output or Path(scratch) / "result")
+        output = args.output or Path(scratch)
+        output.mkdir(exist_ok=True)
+        found = beside_magnitude(spec, output, args.seeds) if args.magnitude else demo(spec, output)
     store = HERE / "results.json"
-    results = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
-    results[spec.name] = measured
+    results = json.loads(store.read_text(encoding="utf-8"))
+    results[spec.name] = found
     store.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for readme in (HERE / "README.md", HERE.parents[1] / "README.md"):
-        write_table(readme, results)
-    print(row(spec.name, measured))
+        for kind in tables.HEADERS:
+            tables.write_table(readme, kind, results)
+    line = tables.papers_row if args.magnitude else tables.demo_row
+    print(line(spec.name, found))
 
 
 if __name__ == "__main__":
