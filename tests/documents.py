@@ -26,8 +26,8 @@ def _rows(section: dict[str, Any], definitions: dict[str, Any], path: str):
         inner, repeated = _section(field, definitions)
         name = f"{path}{key}"
         default = "required" if key in required else _default(field)
-        if inner is not None:
-            default = "" if default != "required" else default
+        if repeated and default != "required":
+            default = ""
         yield f"| `{name}` | {_kind(field, definitions)} | {default} | {_text(field)} |"
         if inner is not None:
             yield from _rows(inner, definitions, f"{name}{'[]' if repeated else ''}.")

@@ -132,8 +132,11 @@ def _run(
     request: Request, journal: Journal, stop: StopRequest, folder: Path | None, *, resume: bool
 ) -> Result:
     """Check what came in, then go through the other stages."""
+    from onnxadmm.training import check_schedule
+
     spec = request.spec
     with journal.stage("analyse"):
+        check_schedule(spec.schedule)
         masters = Masters(request, journal)
         analysis = masters.analyse()
         targets = channel_targets(analysis, spec)

@@ -136,8 +136,10 @@ class Learner:
         network computes the same and has no masked channel left, so each step costs only what it must;
         single zeros stay masked.
         """
-        phases = plan_retraining(self._request.spec.schedule)
-        if self._settings is None or not phases:
+        if self._settings is None:
+            return pruned
+        phases = plan_retraining(self._settings.schedule, self._settings.steps_per_epoch)
+        if not phases:
             return pruned
         with self._journal.stage("retrain"):
             imported = import_model(pruned, seen)
@@ -188,7 +190,7 @@ class Learner:
             model,
             seen,
             settings.schedule,
-            batch_size=min(settings.batch_size, len(settings.train)),
+            batch_size=settings.batch,
             samples=len(settings.train),
             constrained=[c.tensors for c in sets] if settings.schedule.epochs else (),
             trained=trainable_weights(model),
@@ -215,7 +217,7 @@ class Learner:
         with self._journal.stage("train"):
             result = Trainer(
                 self._imported,
-                plan_admm(self._request.spec.schedule),
+                plan_admm(self._settings.schedule, self._settings.steps_per_epoch),
                 settings=self._settings,
                 constraints=sets,
                 teacher=self._teacher,

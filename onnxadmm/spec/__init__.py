@@ -21,7 +21,17 @@ from onnxadmm.spec.model import (
     spec_schema,
 )
 from onnxadmm.spec.reading import dump_spec, parse_spec, read_spec
-from onnxadmm.spec.training import Distillation, Objective, Optimizer, Rho, Schedule
+from onnxadmm.spec.training import (
+    Distillation,
+    Length,
+    LrSchedule,
+    Objective,
+    Optimizer,
+    Option,
+    Rho,
+    Schedule,
+    Steps,
+)
 
 __all__ = [
     "ActivationQuantization",
@@ -29,9 +39,12 @@ __all__ = [
     "Data",
     "Distillation",
     "Gates",
+    "Length",
+    "LrSchedule",
     "Normalize",
     "Objective",
     "Optimizer",
+    "Option",
     "Preprocess",
     "Provider",
     "Prune",
@@ -41,6 +54,7 @@ __all__ = [
     "Schedule",
     "Spec",
     "Split",
+    "Steps",
     "WeightQuantization",
     "dump_spec",
     "parse_spec",

@@ -327,4 +327,4 @@ def _sections(section: type[BaseModel]) -> set[str]:
     return names
 
 
-_BRANCHES = _sections(Spec) | {"str", "constrained-str", "tuple"}
+_BRANCHES = _sections(Spec) | {"bool", "constrained-int", "constrained-str", "str", "tuple"}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from onnxadmm.spec.sections import Epochs, PositiveFloat, Section, Text
+from onnxadmm.spec.sections import Epochs, PositiveFloat, PositiveInt, Section, Text
 
 Metric = Literal["accuracy", "agreement", "mse"]
 
@@ -62,13 +62,73 @@ class Objective(Section):
         return self.loss != "distill" or self.resolved_metric == "accuracy"
 
 
+class Steps(Section):
+    """A length in optimizer steps."""
+
+    steps: PositiveInt = Field(description="Optimizer steps (batches) in place of epochs.")
+
+
+Length = Epochs | Steps
+Option = bool | int | float | Text | tuple[int | float, ...]
+Options = Annotated[dict[Text, Option], Field(max_length=32)]
+
+
 class Optimizer(Section):
     """The W-step's optimizer, and the retraining's."""
 
-    name: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    name: Literal[
+        "Adadelta",
+        "Adafactor",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "ASGD",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "Rprop",
+        "SGD",
+    ] = Field("Adam", description="A class of torch.optim.")
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD only.")
+    options: Options = Field(
+        {},
+        description="Further arguments of the class, as torch names them: `{betas: [0.9, 0.99]}`.",
+    )
+
+
+class LrSchedule(Section):
+    """How the learning rate moves."""
+
+    name: Literal[
+        "ConstantLR",
+        "CosineAnnealingLR",
+        "CosineAnnealingWarmRestarts",
+        "CyclicLR",
+        "ExponentialLR",
+        "LinearLR",
+        "MultiStepLR",
+        "OneCycleLR",
+        "PolynomialLR",
+        "ReduceLROnPlateau",
+        "StepLR",
+    ] = Field(description="A class of torch.optim.lr_scheduler.")
+    options: Options = Field(
+        {},
+        description="Its arguments, as torch names them. T_max and total_iters are the length of the interval "
+        "or phase where they are left out; OneCycleLR always takes all of it.",
+    )
+    every: Literal["step", "epoch"] = Field(
+        "step",
+        description="What it counts: optimizer steps or epochs. ReduceLROnPlateau looks at each epoch's loss.",
+    )
+    restart: Literal["interval", "phase"] = Field(
+        "interval",
+        description="Where it starts afresh: at each Z/U update, so that every W-step decays from the full rate; or "
+        "with each ADMM step only. The retraining is one phase.",
+    )
 
 
 class Rho(Section):
@@ -100,16 +160,55 @@ class Rho(Section):
 class Schedule(Section):
     """How long, and how."""
 
-    epochs: Epochs = Field(10, description="ADMM epochs, over all steps; 0 projects in one shot.")
-    retrain: Epochs = Field(5, description="Epochs with the mask fixed, after the last step.")
+    epochs: Length = Field(
+        10,
+        description="ADMM, over all steps: epochs, or `{steps: 5000}` in optimizer steps; 0 projects in one shot.",
+    )
+    retrain: Length = Field(
+        5, description="How long the mask is fixed after the last step: epochs, or `{steps: 5000}`."
+    )
     steps: Annotated[int, Field(ge=1, le=10)] = Field(
         1, description="Progressive steps, each warm-started (arXiv 1903.09769)."
     )
-    updates_per_epoch: Annotated[int, Field(ge=1, le=1000)] = Field(
-        2, description="Z and U are updated so many times an epoch."
+    updates_per_epoch: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="Z and U are updated so many times an epoch; 2 by default.",
+    )
+    update_every: PositiveInt | None = Field(
+        None,
+        description="Z and U are updated after so many optimizer steps instead, over the ends of epochs.",
     )
     optimizer: Optimizer = Optimizer()
+    lr_schedule: Literal["auto"] | LrSchedule = Field(
+        "auto",
+        description="auto: constant in ADMM, where each W-step starts afresh, and half a cosine over the "
+        "retraining.",
+    )
+    warmup: Length = Field(
+        0,
+        description="The learning rate rises linearly over so many epochs, or `{steps: 100}`, at the start of each "
+        "phase (an ADMM step, the retraining).",
+    )
+    clip_norm: PositiveFloat | None = Field(
+        None,
+        description="The norm of the loss's gradient over all weights is at most this; ADMM's penalty is added "
+        "after.",
+    )
+    clip_value: PositiveFloat | None = Field(
+        None, description="No element of the loss's gradient is larger than this."
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of a running average of the weights over the retraining's steps; it is what is measured "
+        "and kept. It starts fast: at step n the decay is at most (1 + n) / (10 + n).",
+    )
     rho: Literal["auto"] | Rho = "auto"
     tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(
         1e-3, description="A step ends early once both relative residuals are below this."
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_update(self) -> Self:
+        if self.update_every is not None and self.updates_per_epoch is not None:
+            raise ValueError("holds updates_per_epoch and update_every; keep one of the two")
+        return self

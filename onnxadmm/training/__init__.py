@@ -6,6 +6,7 @@ from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
 from onnxadmm.training.engine import Trainer
 from onnxadmm.training.history import EpochRecord, Trained
 from onnxadmm.training.objectives import measure
+from onnxadmm.training.optimizers import check_schedule
 from onnxadmm.training.phases import Phase, plan_admm, plan_retraining
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
@@ -19,6 +20,7 @@ __all__ = [
     "Teacher",
     "Trained",
     "Trainer",
+    "check_schedule",
     "measure",
     "plan_admm",
     "plan_retraining",

@@ -20,7 +20,7 @@ from torch import Tensor
 from onnxadmm.errors import CheckpointError, ResourceError, one_line
 from onnxadmm.graph import write_atomic
 
-VERSION = 1
+VERSION = 2
 KEPT = 2
 
 

@@ -14,6 +14,7 @@ from onnxadmm.graph import Probe
 from onnxadmm.memory import GIB
 from onnxadmm.spec import Schedule
 from onnxadmm.training.checkpoints import KEPT
+from onnxadmm.training.optimizers import state_copies
 from onnxadmm.training.teacher import CACHE_BYTES
 
 # torch hands these on as views of their input.
@@ -28,7 +29,7 @@ class Demand:
     Attributes:
         weights: The parameters, and the teacher's copy where there is one.
         gradients: One for each parameter.
-        optimizer: Its state.
+        optimizer: Its state, and the weights' running average.
         admm: Z, U and their sum for the penalty.
         retreat: The copy of the state at the start of the epoch.
         activations: What a step keeps for its backward pass, or an evaluation needs at once.
@@ -81,12 +82,12 @@ def estimate(
     names = {*model.graph.initializers, *trained}
     sizes = {n: _bytes(seen, n) for n in names if seen.dtypes.get(n, "").startswith("float")}
     weights = sum(sizes.values())
-    chosen = schedule.optimizer
-    copies = 2 if chosen.name != "SGD" else int(chosen.momentum > 0)
-    optimizer = copies * weights
+    optimizer = state_copies(schedule.optimizer) * weights
+    average = weights if schedule.ema is not None and schedule.retrain else 0
     pairs = 2 * sum(sizes.get(n, 0) for c in constrained for n in c)
     targets = sum(sizes.get(n, 0) for n in {n for c in constrained for n in c})
-    state = weights + optimizer + pairs
+    # The two stages come one after the other.
+    state = weights + optimizer + max(pairs, average)
     rows = next((a.shape[0] for a in seen.inputs.values() if a.ndim), 1) or 1
     kept, largest = _activations(model, seen)
     step = (kept + 2 * largest) * batch_size / rows
@@ -96,12 +97,12 @@ def estimate(
         answers = answers if answers <= CACHE_BYTES else 0
     # The last two and the one that is being written; each holds the state that a retreat goes back to as well.
     stages = (2 * state if schedule.epochs else 0) + (
-        2 * (weights + optimizer) if schedule.retrain else 0
+        2 * (weights + optimizer + average) if schedule.retrain else 0
     )
     return Demand(
         weights=weights * (2 if teacher_output is not None else 1),
         gradients=weights,
-        optimizer=optimizer,
+        optimizer=optimizer + average,
         admm=pairs + targets,
         retreat=state,
         activations=math.ceil(step),

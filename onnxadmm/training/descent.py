@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,18 @@ from onnxadmm.admm import Residuals, Solver
 from onnxadmm.errors import DivergedError, one_line
 from onnxadmm.modules import Imported
 from onnxadmm.training import divergence
+from onnxadmm.training.averaging import Average
 from onnxadmm.training.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from onnxadmm.training.objectives import as_tensor, loss_of
 from onnxadmm.training.optimizers import make_optimizer
 from onnxadmm.training.phases import Phase
 from onnxadmm.training.position import Position
+from onnxadmm.training.rates import LearningRate
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-RETREAT_FACTOR = 0.1
-"""After each retreat the learning rate is this share of what it was."""
 
 
 class Descent:
@@ -46,7 +44,6 @@ class Descent:
         masks: Mapping[str, Tensor],
         solver: Solver | None = None,
         teacher: Teacher | None = None,
-        steps_per_epoch: int,
     ) -> None:
         """Begin a phase.
 
@@ -59,14 +56,20 @@ class Descent:
             masks: Weight name -> mask that is applied after each step.
             solver: Z, U and ρ of an ADMM phase.
             teacher: The original model, where the loss or the metric asks it.
-            steps_per_epoch: Optimizer steps an epoch.
         """
         self.phase, self.solver = phase, solver
         self._imported, self._accelerator = imported, accelerator
         self._settings, self._at, self._masks = settings, position, masks
-        self._teacher, self._steps_per_epoch = teacher, steps_per_epoch
-        made = make_optimizer(settings.schedule.optimizer, list(imported.binding.values()))
+        self._teacher = teacher
+        schedule = settings.schedule
+        made = make_optimizer(schedule.optimizer, list(imported.binding.values()))
         self.optimizer: torch.optim.Optimizer = accelerator.prepare_optimizer(made)
+        self._rate = LearningRate(made, schedule, phase)
+        self.average: Average | None = None
+        # In ADMM the weights follow a Z that moves: an average over that would lag behind it.
+        if schedule.ema is not None and phase.stage == "retrain":
+            apply_masks(imported.binding, masks)
+            self.average = Average(imported.binding, schedule.ema)
 
     def step(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> float:
         """Do one optimizer step on these samples and return the loss.
@@ -85,12 +88,17 @@ class Descent:
         divergence.check_loss(value, imported.outputs[settings.output], number)
         self.optimizer.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
+        self._clip()
         if self.solver is not None:
             self.solver.add_gradients()
         divergence.check_gradients(imported.binding, number)
-        self._set_learning_rate()
+        done = self._at.epoch * self.phase.steps_per_epoch + self._at.batch
+        self._rate.before_step(done, self._at.retreats)
         self.optimizer.step()
+        self._rate.after_step()
         apply_masks(imported.binding, self._masks)
+        if self.average is not None:
+            self.average.follow()
         return value
 
     def update(self) -> tuple[Residuals, dict[str, Residuals]]:
@@ -109,15 +117,24 @@ class Descent:
                 f"step {self._at.step}: a residual is not finite ({one_line(e, 80)})"
             ) from None
         divergence.check_residuals(each, self._at.step)
+        self._rate.after_update()
         return residuals, each
+
+    def end_epoch(self, loss: float) -> None:
+        """Tell the learning rate an epoch's loss."""
+        self._rate.after_epoch(loss)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the state as tensors by name and as JSON values, for a checkpoint."""
         tensors, plain = pack_optimizer(self.optimizer)
         if self.solver is not None:
             tensors.update({f"solver.{n}": t for n, t in self.solver.state().items()})
+        if self.average is not None:
+            tensors.update({f"average.{n}": t for n, t in self.average.held.items()})
         return tensors, {
             "optimizer": plain,
+            "rate": self._rate.pack(),
+            "averaged": self.average.steps if self.average else None,
             "rho": self.solver.rho if self.solver else None,
             "updates": self.solver.updates if self.solver else None,
         }
@@ -125,23 +142,30 @@ class Descent:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the state from a checkpoint; one between phases holds none of it."""
         device = self._accelerator.device
+        plain = checkpoint.state
+        if "rate" not in plain:
+            return
         packed = checkpoint.under("optimizer.", device)
-        if packed:
-            full = {f"optimizer.{n}": t for n, t in packed.items()}
-            unpack_optimizer(self.optimizer, full, checkpoint.state["optimizer"])
-        state = checkpoint.under("solver.", device)
-        if self.solver is not None and state:
-            self.solver.restore(state, checkpoint.state["rho"], checkpoint.state["updates"])
+        full = {f"optimizer.{n}": t for n, t in packed.items()}
+        unpack_optimizer(self.optimizer, full, plain["optimizer"])
+        self._rate.restore(plain["rate"])
+        if self.solver is not None:
+            state = checkpoint.under("solver.", device)
+            self.solver.restore(state, plain["rho"], plain["updates"])
+        if self.average is not None:
+            self.average.restore(checkpoint.under("average.", device), plain["averaged"])
 
-    def _set_learning_rate(self) -> None:
-        """Decay by a half cosine over the retraining; ADMM's rate stays: each W-step starts afresh."""
-        at, phase = self._at, self.phase
-        rate = self._settings.schedule.optimizer.lr * RETREAT_FACTOR**at.retreats
-        if phase.stage == "retrain":
-            share = (at.epoch + at.batch / self._steps_per_epoch) / phase.epochs
-            rate = rate * 0.5 * (1 + math.cos(math.pi * share))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _clip(self) -> None:
+        """Shorten the loss's gradient as the spec says; ADMM's penalty has not been added yet."""
+        schedule, weights = self._settings.schedule, self._imported.binding
+        if schedule.clip_norm is None and schedule.clip_value is None:
+            return
+        # A gradient that isn't finite would spoil all the others, and the wrong weight would be named.
+        divergence.check_gradients(weights, self._at.step + 1)
+        if schedule.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(weights.values(), schedule.clip_value)
+        if schedule.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(weights.values(), schedule.clip_norm)
 
 
 @torch.no_grad()

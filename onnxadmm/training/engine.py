@@ -22,12 +22,13 @@ from onnxadmm.errors import DivergedError
 from onnxadmm.modules import Imported
 from onnxadmm.progress import Tick
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
-from onnxadmm.training.descent import RETREAT_FACTOR, Descent, apply_masks
+from onnxadmm.training.descent import Descent, apply_masks
 from onnxadmm.training.divergence import check_weights
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
 from onnxadmm.training.objectives import measure
 from onnxadmm.training.phases import Phase
 from onnxadmm.training.position import Position
+from onnxadmm.training.rates import RETREAT_FACTOR
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
@@ -82,14 +83,13 @@ class Trainer:
         self.module = self.accelerator.prepare_model(channels_last)
         self.final = list(constraints)
         self.train_data, self.eval_data = settings.train, settings.evaluate
-        self.batch_size = min(settings.batch_size, len(settings.train))
+        self.batch_size = settings.batch
         self.objective, self.output = settings.objective, settings.output
         self.schedule, self.seed = settings.schedule, settings.seed
         self.settings = settings
         self.progress, self.stop = settings.progress, settings.stop
         self.store, self.first_epoch = store, first_epoch
         self.phases = list(phases)
-        self.steps_per_epoch = len(settings.train) // self.batch_size
         device = self.accelerator.device
         self.masks: dict[str, Tensor] = {n: m.to(device) for n, m in (masks or {}).items()}
         self.history: list[EpochRecord] = []
@@ -144,6 +144,8 @@ class Trainer:
                 at = self.position
                 descent = self._begin(phase, constraints, good)
         self._good = None
+        if descent.average is not None:
+            descent.average.take()
         if descent.solver is not None:
             # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
             self._project(constraints)
@@ -156,9 +158,7 @@ class Trainer:
         """Make what lives as long as a phase, as it was in the checkpoint if there is one."""
         solver: Solver | None = None
         if phase.stage == "admm":
-            # An epoch of fewer steps than updates does one after each step.
-            updates = phase.epochs * min(self.schedule.updates_per_epoch, self.steps_per_epoch)
-            penalty = make_penalty(self.schedule.rho, updates)
+            penalty = make_penalty(self.schedule.rho, phase.updates)
             solver = Solver(constraints, self.imported.binding, penalty)
         descent = Descent(
             self.imported,
@@ -169,7 +169,6 @@ class Trainer:
             masks=self.masks,
             solver=solver,
             teacher=self.teacher,
-            steps_per_epoch=self.steps_per_epoch,
         )
         if checkpoint is not None:
             descent.restore(checkpoint)
@@ -201,33 +200,33 @@ class Trainer:
         started = time.monotonic()
         number = self.first_epoch + len(self.history)
         order = np.random.default_rng([self.seed, number]).permutation(len(self.train_data))
-        every = max(1, self.steps_per_epoch // self.schedule.updates_per_epoch)
+        steps = phase.steps_of(at.epoch)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.module.train()
-        while at.batch < self.steps_per_epoch:
+        while at.batch < steps:
             batch = order[at.batch * self.batch_size : (at.batch + 1) * self.batch_size]
             at.loss_sum += descent.step(self.module, np.sort(batch[rank::world]))
             at.batch += 1
             at.step += 1
-            if (
-                solver is not None
-                and at.batch % every == 0
-                and at.batch // every <= self.schedule.updates_per_epoch
-            ):
+            if solver is not None and phase.updates_after(at.epoch, at.batch):
                 residuals, each = descent.update()
                 at.residuals = asdict(residuals)
                 at.constraints = {n: asdict(r) for n, r in each.items()}
-            if at.batch % max(1, self.steps_per_epoch // 20) == 0:
+            if at.batch % max(1, steps // 20) == 0:
                 self._tick(phase, solver)
             self._maybe_stop(descent)
         check_weights(self.imported.binding, at.step)
-        metric = self._evaluate()
+        loss = at.loss_sum / steps
+        descent.end_epoch(loss)
+        average = descent.average
+        with contextlib.nullcontext() if average is None else average.in_place():
+            metric = self._evaluate()
         primal, dual = at.residuals.get("primal"), at.residuals.get("dual")
         record = EpochRecord(
             epoch=self.first_epoch + len(self.history),
             stage=phase.stage,
             step=phase.step,
-            loss=at.loss_sum / self.steps_per_epoch,
+            loss=loss,
             metric=metric,
             rho=solver.rho if solver else None,
             primal=primal if solver else None,
@@ -276,15 +275,16 @@ class Trainer:
 
     def _tick(self, phase: Phase, solver: Solver | None) -> None:
         at = self.position
-        total = sum(p.epochs for p in self.phases) * self.steps_per_epoch
+        total = sum(p.length for p in self.phases)
         text = f"{phase_name(phase)} epoch {at.epoch + 1}/{phase.epochs}, loss {at.loss_sum / at.batch:.4f}"
         if solver is not None:
             text += f", ρ {solver.rho:.2g}"
             if at.residuals:
                 text += f", primal {at.residuals['primal']:.2g}, dual {at.residuals['dual']:.2g}"
                 text += farthest(at.constraints)
-        before = sum(p.epochs for p in self.phases[: at.phase]) + at.epoch
-        self.progress.tick(Tick(before * self.steps_per_epoch + at.batch, total, text))
+        before = sum(p.length for p in self.phases[: at.phase])
+        done = before + at.epoch * phase.steps_per_epoch + at.batch
+        self.progress.tick(Tick(done, total, text))
 
     # --- checkpoints
 

@@ -16,7 +16,7 @@ class Settings:
     Attributes:
         train: Samples to train on.
         evaluate: Samples to measure on after each epoch.
-        batch_size: Samples a step.
+        batch_size: Samples a step, as the spec has it.
         objective: Loss and metric.
         output: Index of the model output that the loss reads.
         schedule: Optimizer, ρ, updates.
@@ -34,3 +34,13 @@ class Settings:
     seed: int
     progress: Progress = field(default_factory=Silent)
     stop: StopRequest = field(default_factory=NeverStop)
+
+    @property
+    def batch(self) -> int:
+        """Samples a step, where there are enough."""
+        return min(self.batch_size, len(self.train))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch; samples that fill no batch are left for the next order."""
+        return len(self.train) // self.batch

@@ -28,7 +28,12 @@ schedule:
   retrain: 10
   steps: 2
   updates_per_epoch: 3
-  optimizer: {name: SGD, lr: 1e-3, weight_decay: 1.0e-4, momentum: 0.8}
+  optimizer: {name: SGD, lr: 1e-3, weight_decay: 1.0e-4, momentum: 0.8, options: {nesterov: true}}
+  lr_schedule: {name: StepLR, options: {step_size: 3}, every: epoch, restart: phase}
+  warmup: 1
+  clip_norm: 5.0
+  clip_value: 0.5
+  ema: 0.999
   rho: {initial: 0.001, growth: 1.2, maximum: 5.0}
   tolerance: 0.002
 benchmark: {providers: [cpu], batch_sizes: [1, 64], threads: 2, rounds: 50}

@@ -15,6 +15,8 @@ GOOD = parse_spec(WHOLE).model_dump(mode="json", exclude_none=True)
 
 # Mappings whose keys are the user's own words.
 FREE = {("data", "train", "inputs"), ("data", "evaluate", "inputs")}
+# Arguments of torch's classes: it is torch that is asked, before anything runs.
+TORCHS = {("schedule", "optimizer", "options"), ("schedule", "lr_schedule", "options")}
 
 
 def places(node, path=()):
@@ -98,7 +100,10 @@ def accepted(mutant):
 def test_every_mutant_is_refused_by_name_or_is_a_spec(path, value):
     for wrong in refused_values(value):
         meant = {"layers": wrong == "text!", "mean": isinstance(wrong, float) and wrong < 0}
-        if not any(meant.get(key) for key in path):
+        if path[:-1] in TORCHS:
+            spec, said = accepted(put(path, wrong))
+            assert spec is not None or (len(said) <= 300 and said.isprintable())
+        elif not any(meant.get(key) for key in path):
             check_refusal(put(path, wrong), path)
     for odd in accepted_or_refused_values(value):
         spec, said = accepted(put(path, odd))
@@ -110,7 +115,7 @@ def test_every_mutant_is_refused_by_name_or_is_a_spec(path, value):
             assert at(spec.model_dump(mode="json", exclude_none=True), path) == odd
         assert parse_spec(dump_spec(spec)) == spec
     if isinstance(path[-1], str):
-        if path[:-1] not in FREE:
+        if path[:-1] not in FREE | TORCHS:
             check_refusal(renamed(path, path[-1] + "x"), (*path[:-1], path[-1] + "x"))
             check_refusal({**put(path, value), "bogus": 1}, ("bogus",))
             sibling = put((*path[:-1], "bogus_key"), 1)

@@ -102,7 +102,8 @@ def trainer(kind, store=None, masks=None, net=None, **kwargs):
     teacher = Teacher.of(net.imported.module, given.objective, 0)
     if teacher is not None:
         teacher.prepare(given.train, net.imported.inputs)
-    phases = plan_admm(given.schedule) if kind == "admm" else plan_retraining(given.schedule)
+    plan = plan_admm if kind == "admm" else plan_retraining
+    phases = plan(given.schedule, given.steps_per_epoch)
     made = Trainer(
         net.imported,
         phases,
@@ -132,6 +133,28 @@ def watch(made, *, step=None, update=None):
         return descent
 
     made._begin = beginning
+
+
+def rates_of(made):
+    """Return a list that fills with the learning rate of each step that the trainer takes."""
+    used = []
+
+    def listening(descent, take, index):
+        rate = descent._rate
+        before_step = rate.before_step
+
+        def reading(*args):
+            before_step(*args)
+            used.append(descent.optimizer.param_groups[0]["lr"])
+
+        rate.before_step = reading
+        try:
+            return take(index)
+        finally:
+            del rate.before_step
+
+    watch(made, step=listening)
+    return used
 
 
 def outcome(net, trained):

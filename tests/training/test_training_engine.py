@@ -16,6 +16,7 @@ from runs import (
     StopAfter,
     dataset,
     outcome,
+    rates_of,
     schedule,
     trainer,
     watch,
@@ -25,7 +26,7 @@ from onnxadmm.admm import CoupledChannels, kept_channels
 from onnxadmm.admm.penalty import AUTO
 from onnxadmm.errors import DivergedError, Interrupted
 from onnxadmm.spec import Objective, Optimizer
-from onnxadmm.training import CheckpointStore, descent, plan_admm, plan_retraining
+from onnxadmm.training import CheckpointStore, plan_admm, plan_retraining, rates
 
 
 def random_masks(net, seed=3):
@@ -173,26 +174,19 @@ def test_a_step_ends_early_once_the_residuals_are_small():
 def test_the_learning_rate_falls_over_the_retraining_and_stays_in_admm():
     for kind in ("retrain", "admm"):
         _, made = trainer(kind, schedule={"retrain": 3, "epochs": 3, "steps": 1})
-        rates = []
-
-        def listening(phase, take, index, rates=rates):
-            loss = take(index)
-            rates.append(phase.optimizer.param_groups[0]["lr"])
-            return loss
-
-        watch(made, step=listening)
+        used = rates_of(made)
         made.run()
-        assert len(rates) == 3 * STEPS
+        assert len(used) == 3 * STEPS
         if kind == "admm":
-            assert rates == [0.01] * len(rates)
+            assert used == [0.01] * len(used)
         else:
             shares = np.arange(3 * STEPS) / (3 * STEPS)
-            assert rates == pytest.approx(0.005 * (1 + np.cos(np.pi * shares)))
+            assert used == pytest.approx(0.005 * (1 + np.cos(np.pi * shares)))
 
 
 @pytest.mark.parametrize("kind", ["admm", "retrain"])
 def test_a_learning_rate_that_explodes_is_said(kind, monkeypatch):
-    monkeypatch.setattr(descent, "RETREAT_FACTOR", 1.0)
+    monkeypatch.setattr(rates, "RETREAT_FACTOR", 1.0)
     huge = Optimizer(name="SGD", lr=100.0)
     _, made = trainer(kind, schedule={"epochs": 40, "retrain": 40, "optimizer": huge})
     with pytest.raises(
@@ -228,7 +222,7 @@ class Explodes:
         self.hook = next(iter(net.imported.binding.values())).register_hook(self)
 
     def __call__(self, gradient):
-        rate = 0.01 * descent.RETREAT_FACTOR**self.made.position.retreats
+        rate = 0.01 * rates.RETREAT_FACTOR**self.made.position.retreats
         if self.made.position.step + 1 == self.step and rate > self.limit:
             self.times += 1
             return gradient * math.nan
@@ -338,11 +332,14 @@ def test_distilling_an_unchanged_network_has_nothing_to_learn():
     ],
 )
 def test_admm_epochs_are_split_over_the_steps(epochs, steps, expected):
-    phases = plan_admm(schedule(epochs=epochs, steps=steps))
+    phases = plan_admm(schedule(epochs=epochs, steps=steps), 7)
     assert [(p.step, p.epochs, p.share) for p in phases] == expected
+    assert [p.length for p in phases] == [7 * p.epochs for p in phases]
     assert {p.stage for p in phases} <= {"admm"}
 
 
 def test_the_retraining_is_one_phase_or_none():
-    assert [(p.stage, p.epochs) for p in plan_retraining(schedule(retrain=4))] == [("retrain", 4)]
-    assert plan_retraining(schedule(retrain=0)) == []
+    assert [(p.stage, p.epochs) for p in plan_retraining(schedule(retrain=4), 7)] == [
+        ("retrain", 4)
+    ]
+    assert plan_retraining(schedule(retrain=0), 7) == []
