@@ -228,6 +228,11 @@ def describe(node: ir.Node) -> str:
     return f"{node.op_type} {one_line(name, 60)!r}"
 
 
+def optional_input(node: ir.Node, port: int) -> ir.Value | None:
+    """Return an input, or None where it is left out or the node has fewer."""
+    return node.inputs[port] if port < len(node.inputs) else None
+
+
 def fix_all(node: ir.Node, scope: LabelScope, reason: str) -> None:
     """Fix every channel that reaches the node, and give its outputs none."""
     for value in node.inputs:

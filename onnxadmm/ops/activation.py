@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     describe,
     fix_all,
     normal_axis,
+    optional_input,
     register,
 )
 from onnxadmm.ops.elementwise import scalar
@@ -220,7 +221,7 @@ class Dropout(Passing):
         Raises:
             UnsupportedError: The graph reads the mask, or asks for training mode.
         """
-        given = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
+        given = optional_input(node, 2)
         mode = scope.constant(given)
         mask_read = any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
         if (given is not None and (mode is None or bool(np.any(mode)))) or mask_read:

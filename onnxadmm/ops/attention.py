@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     Shapes,
     describe,
     fix_all,
+    optional_input,
     register,
 )
 
@@ -152,7 +153,7 @@ class RotaryEmbedding(Operator):
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the rotation of this file."""
         x, cosine, sine = (scope.tensor(v) for v in node.inputs[:3])
-        positions = scope.tensor(node.inputs[3]) if len(node.inputs) > 3 else None  # noqa: PLR2004
+        positions = scope.tensor(optional_input(node, 3))
         return scope.call(
             rotate,
             x,

@@ -17,6 +17,7 @@ from onnxadmm.ops._base import (
     Operator,
     Shapes,
     describe,
+    optional_input,
     register,
     unlabelled,
 )
@@ -41,6 +42,10 @@ class Conv(Operator):
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
         """Output axis: the weight's rows. Input axis: its columns, group by group."""
+        self.convolve(node, scope, optional_input(node, 2))
+
+    def convolve(self, node: ir.Node, scope: LabelScope, bias: ir.Value | None) -> None:
+        """Label a convolution of the first input with the second, and this bias."""
         x, weight = node.inputs[0], node.inputs[1]
         assert x is not None
         assert weight is not None
@@ -61,7 +66,6 @@ class Conv(Operator):
             scope.unite(channels[: len(columns)], columns, reason)
         for spatial in (*x_axes[2:], *w_axes[2:]):
             scope.fix(spatial, f"a position under the kernel of {describe(node)}")
-        bias = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
         if bias is not None:
             scope.unite(filters, scope.axes(bias)[0], reason)
         scope.produce(node, filters)
@@ -102,7 +106,7 @@ class Conv(Operator):
             functions[dimensions],
             data,
             scope.tensor(weight),
-            scope.tensor(node.inputs[2]) if len(node.inputs) > 2 else None,  # noqa: PLR2004
+            scope.tensor(optional_input(node, 2)),
             stride=window.strides,
             padding=padding,
             dilation=window.dilations,

@@ -17,6 +17,7 @@ from onnxadmm.ops._base import (
     Operator,
     describe,
     fix_all,
+    optional_input,
     register,
     unlabelled,
 )
@@ -250,7 +251,7 @@ class Trilu(Operator):
         """
         import torch
 
-        second = node.inputs[1] if len(node.inputs) > 1 else None
+        second = optional_input(node, 1)
         diagonal = None if second is None else known(second, scope)
         if second is not None and diagonal is None:
             raise UnsupportedError(

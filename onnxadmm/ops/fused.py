@@ -17,6 +17,7 @@ from onnxadmm.ops._base import (
     Shapes,
     describe,
     fix_all,
+    optional_input,
     register,
 )
 from onnxadmm.ops.activation import Unary
@@ -70,7 +71,7 @@ class _BiasedGelu(Elementwise):
         import torch.nn.functional as F  # noqa: N812
 
         x = scope.tensor(node.inputs[0])
-        bias = scope.tensor(node.inputs[1]) if len(node.inputs) > 1 else None
+        bias = scope.tensor(optional_input(node, 1))
         total = x if bias is None else scope.call(torch.add, x, bias)
         return scope.call(F.gelu, total, approximate=self.approximate)
 
@@ -123,7 +124,7 @@ class FusedConv(Conv):
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
         """Do what Conv does; what is added meets the result."""
         super().labels(node, scope)
-        addend = _input(node, 3)
+        addend = optional_input(node, 3)
         if addend is not None:
             result, shape = scope.axes(node.outputs[0]), scope.shape(node.outputs[0])
             met = meet(scope, [result, scope.axes(addend)], shape, f"meets {describe(node)}")
@@ -134,7 +135,7 @@ class FusedConv(Conv):
         import torch
 
         result = super().build(node, scope)
-        addend = scope.tensor(_input(node, 3))
+        addend = scope.tensor(optional_input(node, 3))
         result = result if addend is None else scope.call(torch.add, result, addend)
         kind = text(node, "activation", "")
         if not kind:
@@ -219,7 +220,9 @@ class _Skip(Operator):
         """What is added meets; renormalise the last axis."""
         x = node.inputs[0]
         assert x is not None
-        added = [scope.axes(v) for v in (x, node.inputs[1], _input(node, self.bias_port)) if v]
+        added = [
+            scope.axes(v) for v in (x, node.inputs[1], optional_input(node, self.bias_port)) if v
+        ]
         factors = [scope.axes(v) for v in node.inputs[2 : self.bias_port] if v is not None]
         axes = meet(scope, [*added, *factors], scope.shape(x), f"meets {describe(node)}")
         renormalise(node, scope, axes[-1:])
@@ -235,7 +238,7 @@ class _Skip(Operator):
         import torch
 
         total = scope.call(torch.add, scope.tensor(node.inputs[0]), scope.tensor(node.inputs[1]))
-        bias = scope.tensor(_input(node, self.bias_port))
+        bias = scope.tensor(optional_input(node, self.bias_port))
         total = total if bias is None else scope.call(torch.add, total, bias)
         result = self.normalise(node, scope, total)
         return result if len(node.outputs) <= _SUM else (result, None, None, total)
@@ -258,7 +261,7 @@ class SkipLayerNormalization(_Skip):
 
     def normalise(self, node: ir.Node, scope: BuildScope, total: Any) -> Any:
         """Call the function of LayerNormalization."""
-        scale, bias = scope.tensor(node.inputs[2]), scope.tensor(_input(node, 3))
+        scale, bias = scope.tensor(node.inputs[2]), scope.tensor(optional_input(node, 3))
         return scope.call(layer_norm, total, scale, bias, -1, number(node, "epsilon", 1e-12))
 
 
@@ -274,7 +277,3 @@ class SkipSimplifiedLayerNormalization(_Skip):
         """Call the function of RMSNormalization."""
         scale, epsilon = scope.tensor(node.inputs[2]), number(node, "epsilon", 1e-12)
         return scope.call(rms_norm, total, scale, -1, epsilon)
-
-
-def _input(node: ir.Node, port: int) -> ir.Value | None:
-    return node.inputs[port] if port < len(node.inputs) else None

@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     Operator,
     Shapes,
     describe,
+    optional_input,
     register,
 )
 from onnxadmm.ops.elementwise import meet
@@ -41,7 +42,7 @@ class Gemm(Operator):
         b_inner, columns = reversed(b_axes) if integer(node, "transB", 0) else b_axes
         scope.unite(inner, b_inner, reason)
         outputs = [rows, columns]
-        bias = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
+        bias = optional_input(node, 2)
         if bias is not None:
             outputs = meet(scope, [outputs, scope.axes(bias)], scope.shape(node.outputs[0]), reason)
         scope.produce(node, columns)
@@ -54,7 +55,7 @@ class Gemm(Operator):
 
         alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
         trans_a, trans_b = integer(node, "transA", 0), integer(node, "transB", 0)
-        bias = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
+        bias = optional_input(node, 2)
         a, b, c = (scope.tensor(v) for v in (node.inputs[0], node.inputs[1], bias))
         if (
             trans_b

@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     Operator,
     describe,
     normal_axis,
+    optional_input,
     register,
 )
 from onnxadmm.ops.sizes import Entry, Size, couple, entries, known, target_sizes
@@ -169,7 +170,7 @@ class Squeeze(Reshaping):
         import torch
 
         assert node.inputs[0] is not None
-        second = node.inputs[1] if len(node.inputs) > 1 else None
+        second = optional_input(node, 1)
         axes = _axes(node, known(second, scope), scope.rank(node.inputs[0]))
         x = scope.tensor(node.inputs[0])
         if second is not None and axes is None:
@@ -194,7 +195,7 @@ class Unsqueeze(Reshaping):
         """Call torch's unsqueeze, axis by axis from the front."""
         import torch
 
-        second = node.inputs[1] if len(node.inputs) > 1 else None
+        second = optional_input(node, 1)
         axes = _axes(node, known(second, scope), scope.rank(node.outputs[0]))
         x = scope.tensor(node.inputs[0])
         if axes is None:

@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
+    optional_input,
     register,
     unlabelled,
 )
@@ -62,8 +63,8 @@ class Pad(Operator):
             )
         assert node.inputs[0] is not None
         axes = list(range(scope.rank(node.inputs[0])))
-        if _input(node, 3) is not None:
-            chosen = known(_input(node, 3), scope)
+        if optional_input(node, 3) is not None:
+            chosen = known(optional_input(node, 3), scope)
             if chosen is None:
                 raise UnsupportedError(
                     f"{describe(node)}: axes that are computed at run time can't be trained yet; compress "
@@ -73,12 +74,16 @@ class Pad(Operator):
         if "pads" in node.attributes:
             pads: Any = [int(n) for n in node.attributes["pads"].as_ints()]
         else:
-            held = known(_input(node, 1), scope)
-            pads = scope.tensor(_input(node, 1)) if held is None else [int(n) for n in held]
+            held = known(optional_input(node, 1), scope)
+            pads = scope.tensor(optional_input(node, 1)) if held is None else [int(n) for n in held]
         value: Any = number(node, "value", 0.0)
-        if _input(node, 2) is not None:
-            content = constant_of(_input(node, 2))
-            value = scope.tensor(_input(node, 2)) if content is None else content.reshape(()).item()
+        if optional_input(node, 2) is not None:
+            content = constant_of(optional_input(node, 2))
+            value = (
+                scope.tensor(optional_input(node, 2))
+                if content is None
+                else content.reshape(()).item()
+            )
         return scope.call(_padded, scope.tensor(node.inputs[0]), pads, axes, mode, value)
 
     def _settled_pads(
@@ -86,15 +91,15 @@ class Pad(Operator):
     ) -> list[tuple[int, int]] | None:
         """Return (before, after) of each axis where no input can change them."""
         axes = list(range(rank))
-        if _input(node, 3) is not None:
-            chosen = settled(_input(node, 3), scope)
+        if optional_input(node, 3) is not None:
+            chosen = settled(optional_input(node, 3), scope)
             if chosen is None:
                 return None
             axes = normal_axes(chosen, rank)
         if "pads" in node.attributes:
             pads = list(node.attributes["pads"].as_ints())
         else:
-            content = settled(_input(node, 1), scope)
+            content = settled(optional_input(node, 1), scope)
             if content is None:
                 return None
             pads = [int(n) for n in content]
@@ -102,10 +107,6 @@ class Pad(Operator):
         for k, axis in enumerate(axes):
             result[axis] = (pads[k], pads[k + len(axes)])
         return result
-
-
-def _input(node: ir.Node, port: int) -> ir.Value | None:
-    return node.inputs[port] if port < len(node.inputs) else None
 
 
 def _padded(x: Any, pads: Any, axes: Sequence[int], mode: str, value: Any) -> Any:

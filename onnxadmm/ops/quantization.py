@@ -22,6 +22,7 @@ from onnxadmm.ops._base import (
     describe,
     fix_all,
     normal_axis,
+    optional_input,
     register,
 )
 
@@ -60,7 +61,7 @@ class Linear(Operator):
             if scope.constant(x) is not None:
                 reason = f"{describe(node)}: weights that are integers already can't be cut yet"
             scope.unite(channels, scales[0], reason)
-            zero = _zero_point(node)
+            zero = optional_input(node, _ZERO_POINT)
             # Zero points are integers, which carry no labels: only constants are cut (see resize).
             if zero is not None and constant_of(zero) is None:
                 scope.fix(channels, f"{describe(node)}: zero points are computed at run time")
@@ -68,7 +69,7 @@ class Linear(Operator):
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
         """Cut the zero points like their scales."""
-        scale, zero = node.inputs[1], _zero_point(node)
+        scale, zero = node.inputs[1], optional_input(node, _ZERO_POINT)
         assert scale is not None
         content = scope.constant(zero)
         vectors = content is not None and content.ndim == 1 and len(scope.shape(scale)) == 1
@@ -88,10 +89,6 @@ class Linear(Operator):
                 )
 
 
-def _zero_point(node: ir.Node) -> ir.Value | None:
-    return node.inputs[_ZERO_POINT] if len(node.inputs) > _ZERO_POINT else None
-
-
 @register
 class QuantizeLinear(Linear):
     """The nearest level: clip(round(x / scale) + zero point)."""
@@ -101,7 +98,7 @@ class QuantizeLinear(Linear):
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the rounding of this file."""
-        zero = _zero_point(node)
+        zero = optional_input(node, _ZERO_POINT)
         named = integer(node, "output_dtype", 0)
         kind = ir.DataType(named) if named else ir.DataType.UINT8
         if zero is not None:
@@ -119,7 +116,7 @@ class DequantizeLinear(Linear):
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the product of this file."""
-        x, zero = node.inputs[0], _zero_point(node)
+        x, zero = node.inputs[0], optional_input(node, _ZERO_POINT)
         assert x is not None
         kind = x.dtype or (zero.dtype if zero is not None else ir.DataType.UINT8)
         self._refuse(node, kind, {*_LEVELS, ir.DataType.INT32})

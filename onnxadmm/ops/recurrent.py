@@ -23,6 +23,7 @@ from onnxadmm.ops._base import (
     Shapes,
     describe,
     fix_all,
+    optional_input,
     register,
     unlabelled,
 )
@@ -57,13 +58,13 @@ class Recurrent(Operator):
         stiff = [*x_axes[:2], w_axes[0], r_axes[0]]
         rows = [w_axes[1], r_axes[1]]
         for port in (_BIAS, _PEEPHOLES):
-            value = _input(node, port)
+            value = optional_input(node, port)
             if value is not None:
                 axes = scope.axes(value)
                 stiff.append(axes[0])
                 rows.append(axes[1])
         for port in _STATES:
-            value = _input(node, port)
+            value = optional_input(node, port)
             if value is not None:
                 axes = scope.axes(value)
                 stiff += axes[:2]
@@ -101,8 +102,8 @@ class Recurrent(Operator):
         refused = {
             f"direction {direction!r}": direction not in _REVERSED,
             "layout 1": bool(integer(node, "layout", 0)),
-            "sequence_lens": _input(node, _LENGTHS) is not None,
-            "peephole weights": _input(node, _PEEPHOLES) is not None,
+            "sequence_lens": optional_input(node, _LENGTHS) is not None,
+            "peephole weights": optional_input(node, _PEEPHOLES) is not None,
             "input_forget": bool(integer(node, "input_forget", 0)),
             "activations other than the standard's": self._own_activations(node, len(directions)),
         }
@@ -111,8 +112,8 @@ class Recurrent(Operator):
                 raise UnsupportedError(
                     f"{describe(node)}: {what} can't be trained yet; compress without training"
                 )
-        x, *weights = (scope.tensor(_input(node, port)) for port in (0, 1, 2, _BIAS))
-        states = [scope.tensor(_input(node, port)) for port in _STATES]
+        x, *weights = (scope.tensor(optional_input(node, port)) for port in (0, 1, 2, _BIAS))
+        states = [scope.tensor(optional_input(node, port)) for port in _STATES]
         result = scope.call(run_layer, self.kind(node), directions, x, weights, states)
         return tuple(scope.call(operator.getitem, result, i) for i in range(len(node.outputs)))
 
@@ -175,10 +176,6 @@ class RNN(Recurrent):
         given = node.attributes.get("activations")
         names = [a.lower() for a in given.as_strings()] if given is not None else ["tanh"]
         return names not in ([n] * max(directions, len(names)) for n in ("tanh", "relu"))
-
-
-def _input(node: ir.Node, port: int) -> ir.Value | None:
-    return node.inputs[port] if port < len(node.inputs) else None
 
 
 def run_layer(

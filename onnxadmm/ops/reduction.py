@@ -21,6 +21,7 @@ from onnxadmm.ops._base import (
     describe,
     fix_all,
     normal_axis,
+    optional_input,
     register,
     unlabelled,
 )
@@ -40,7 +41,7 @@ class Reduction(Operator):
         assert x is not None
         axes = scope.axes(x)
         given = node.attributes.get("axes")
-        port = node.inputs[1] if len(node.inputs) > 1 else None
+        port = optional_input(node, 1)
         values: Any = list(given.as_ints()) if given is not None else []
         if given is None and port is not None:
             values = settled(port, scope)
@@ -78,7 +79,7 @@ class Reduction(Operator):
         x = node.inputs[0]
         assert x is not None
         given = node.attributes.get("axes")
-        port = node.inputs[1] if len(node.inputs) > 1 else None
+        port = optional_input(node, 1)
         values: Any = list(given.as_ints()) if given is not None else []
         if given is None and port is not None:
             values = known(port, scope)

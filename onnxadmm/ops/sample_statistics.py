@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     Operator,
     describe,
     normal_axis,
+    optional_input,
     register,
     unlabelled,
 )
@@ -86,7 +87,7 @@ class LayerNormalization(FromAxis):
         x = node.inputs[0]
         assert x is not None
         axis = self.over(node, scope.rank(x))[0]
-        bias = scope.tensor(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
+        bias = scope.tensor(optional_input(node, 2))
         scale, epsilon = scope.tensor(node.inputs[1]), number(node, "epsilon", 1e-5)
         return scope.call(layer_norm, scope.tensor(x), scale, bias, axis, epsilon)
 

@@ -20,6 +20,7 @@ from onnxadmm.ops._base import (
     Operator,
     Shapes,
     describe,
+    optional_input,
     register,
     unlabelled,
 )
@@ -121,7 +122,7 @@ class ConvTranspose(Operator):
             filters = np.tile(columns, group)
         for spatial in (*x_axes[2:], *w_axes[2:]):
             scope.fix(spatial, f"a position under the kernel of {describe(node)}")
-        bias = node.inputs[2] if len(node.inputs) > 2 else None  # noqa: PLR2004
+        bias = optional_input(node, 2)
         if bias is not None:
             scope.unite(filters, scope.axes(bias)[0], reason)
         scope.produce(node, filters)
@@ -160,7 +161,7 @@ class ConvTranspose(Operator):
         crop = read_crop(node, shape[2:], scope.shape(x)[2:])
         group, padding = integer(node, "group", 1), crop.output_padding()
         data, kernel = scope.tensor(x), scope.tensor(weight)
-        bias = scope.tensor(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
+        bias = scope.tensor(optional_input(node, 2))
         steps = {"stride": crop.strides, "dilation": crop.dilations, "groups": group}
         if padding is not None:
             return scope.call(
