@@ -87,7 +87,8 @@ class _Scope:
     # --- what rules ask
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
-        return self._probe.shapes[value.name or ""]
+        # A sequence or an optional has none: no channels are followed through it.
+        return self._probe.shapes.get(value.name or "", ())
 
     def constant(self, value: ir.Value | None) -> Array | None:
         if value is None:

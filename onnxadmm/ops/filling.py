@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer
 from onnxadmm.ops._base import (
@@ -244,20 +243,20 @@ class Trilu(Operator):
         scope.assign(node.outputs[0], axes)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's triu or tril.
-
-        Raises:
-            UnsupportedError: A diagonal that is computed.
-        """
+        """Call torch's triu or tril."""
         import torch
 
         second = optional_input(node, 1)
         diagonal = None if second is None else known(second, scope)
+        x, upper = scope.tensor(node.inputs[0]), bool(integer(node, "upper", 1))
         if second is not None and diagonal is None:
-            raise UnsupportedError(
-                f"{describe(node)}: a diagonal that is computed at run time can't be trained yet; compress "
-                "without training"
-            )
-        function = torch.triu if integer(node, "upper", 1) else torch.tril
+            return scope.call(_triangle, x, scope.tensor(second), upper)
         k = 0 if diagonal is None else int(diagonal.reshape(()))
-        return scope.call(function, scope.tensor(node.inputs[0]), k)
+        return scope.call(torch.triu if upper else torch.tril, x, k)
+
+
+def _triangle(x: Any, diagonal: Any, upper: bool) -> Any:
+    """Return the triangle from a diagonal that a tensor holds."""
+    import torch
+
+    return (torch.triu if upper else torch.tril)(x, int(diagonal))

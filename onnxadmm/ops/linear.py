@@ -16,6 +16,7 @@ from onnxadmm.ops._base import (
     Operator,
     Shapes,
     describe,
+    fix_all,
     optional_input,
     register,
 )
@@ -124,3 +125,21 @@ class MatMul(Operator):
         """Output elements times the contracted length."""
         assert node.inputs[0] is not None
         return math.prod(shapes[node.outputs[0].name or ""]) * shapes[node.inputs[0].name or ""][-1]
+
+
+@register
+class Det(Operator):
+    """The determinant of matrices, the last two axes."""
+
+    op_type = "Det"
+    versions = (11, 22)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix all: every element of a matrix has its part."""
+        fix_all(node, scope, f"{describe(node)} is computed over all of these channels")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's det."""
+        import torch
+
+        return scope.call(torch.linalg.det, scope.tensor(node.inputs[0]))

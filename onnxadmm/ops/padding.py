@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
-    optional_input,
     register,
     unlabelled,
 )
@@ -54,7 +52,7 @@ class Pad(Operator):
         """Call torch's pad for constants; index each axis for the other modes: torch's own skip some.
 
         Raises:
-            UnsupportedError: A mode that isn't in the standard, or axes that are computed.
+            UnsupportedError: A mode that isn't in the standard.
         """
         mode = text(node, "mode", "constant")
         if mode not in ("constant", "reflect", "edge", "wrap"):
@@ -62,28 +60,21 @@ class Pad(Operator):
                 f"{describe(node)}: padding mode {mode!r} can't be trained yet; compress without training"
             )
         assert node.inputs[0] is not None
-        axes = list(range(scope.rank(node.inputs[0])))
-        if optional_input(node, 3) is not None:
-            chosen = known(optional_input(node, 3), scope)
-            if chosen is None:
-                raise UnsupportedError(
-                    f"{describe(node)}: axes that are computed at run time can't be trained yet; compress "
-                    "without training"
-                )
-            axes = normal_axes(chosen, len(axes))
+        axes: Any = list(range(scope.rank(node.inputs[0])))
+        if _input(node, 3) is not None:
+            chosen = known(_input(node, 3), scope)
+            axes = (
+                scope.tensor(_input(node, 3)) if chosen is None else normal_axes(chosen, len(axes))
+            )
         if "pads" in node.attributes:
             pads: Any = [int(n) for n in node.attributes["pads"].as_ints()]
         else:
-            held = known(optional_input(node, 1), scope)
-            pads = scope.tensor(optional_input(node, 1)) if held is None else [int(n) for n in held]
+            held = known(_input(node, 1), scope)
+            pads = scope.tensor(_input(node, 1)) if held is None else [int(n) for n in held]
         value: Any = number(node, "value", 0.0)
-        if optional_input(node, 2) is not None:
-            content = constant_of(optional_input(node, 2))
-            value = (
-                scope.tensor(optional_input(node, 2))
-                if content is None
-                else content.reshape(()).item()
-            )
+        if _input(node, 2) is not None:
+            content = constant_of(_input(node, 2))
+            value = scope.tensor(_input(node, 2)) if content is None else content.reshape(()).item()
         return scope.call(_padded, scope.tensor(node.inputs[0]), pads, axes, mode, value)
 
     def _settled_pads(
@@ -91,15 +82,15 @@ class Pad(Operator):
     ) -> list[tuple[int, int]] | None:
         """Return (before, after) of each axis where no input can change them."""
         axes = list(range(rank))
-        if optional_input(node, 3) is not None:
-            chosen = settled(optional_input(node, 3), scope)
+        if _input(node, 3) is not None:
+            chosen = settled(_input(node, 3), scope)
             if chosen is None:
                 return None
             axes = normal_axes(chosen, rank)
         if "pads" in node.attributes:
             pads = list(node.attributes["pads"].as_ints())
         else:
-            content = settled(optional_input(node, 1), scope)
+            content = settled(_input(node, 1), scope)
             if content is None:
                 return None
             pads = [int(n) for n in content]
@@ -109,11 +100,16 @@ class Pad(Operator):
         return result
 
 
-def _padded(x: Any, pads: Any, axes: Sequence[int], mode: str, value: Any) -> Any:
+def _input(node: ir.Node, port: int) -> ir.Value | None:
+    return node.inputs[port] if port < len(node.inputs) else None
+
+
+def _padded(x: Any, pads: Any, axes: Any, mode: str, value: Any) -> Any:
     """Pad `x`; `pads` holds the numbers before every one of `axes`, then those behind."""
     import torch
     import torch.nn.functional as F  # noqa: N812
 
+    axes = normal_axes(axes.tolist(), x.dim()) if isinstance(axes, torch.Tensor) else axes
     amounts = [int(n) for n in (pads.tolist() if isinstance(pads, torch.Tensor) else pads)]
     pairs = dict(
         zip(axes, zip(amounts[: len(axes)], amounts[len(axes) :], strict=True), strict=True)

@@ -17,7 +17,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.windows import read_window
+from onnxadmm.ops.windows import Window, read_window
 
 
 class Pooling(Operator):
@@ -54,13 +54,10 @@ class MaxPool(Pooling):
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's max_pool; what it can't pad is padded before it with -inf."""
+        import operator
+
         import torch.nn.functional as F  # noqa: N812
 
-        if len(node.outputs) > 1 and node.outputs[1].uses():
-            raise UnsupportedError(
-                f"{describe(node)}: the Indices output of MaxPool can't be trained through yet; "
-                "compress without training"
-            )
         assert node.inputs[0] is not None
         kernel = tuple(integers(node, "kernel_shape", ()))
         function = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}.get(len(kernel))
@@ -71,6 +68,10 @@ class MaxPool(Pooling):
         if not window.symmetric or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
             data = scope.call(F.pad, data, window.torch_pads(), value=-math.inf)
             padding = (0,) * len(kernel)
+        if len(node.outputs) > 1:
+            columns = bool(integer(node, "storage_order", 0))
+            found = scope.call(pool_places, scope.tensor(node.inputs[0]), window, columns)
+            return tuple(scope.call(operator.getitem, found, k) for k in (0, 1))
         return scope.call(
             function,
             data,
@@ -101,11 +102,7 @@ class AveragePool(Pooling):
     )
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's avg_pool.
-
-        Raises:
-            UnsupportedError: Dilations, or unusual pads rounded up: torch has neither.
-        """
+        """Call torch's avg_pool; what it hasn't (dilations, wide pads rounded up) is summed window by window."""
         import torch.nn.functional as F  # noqa: N812
 
         assert node.inputs[0] is not None
@@ -117,10 +114,7 @@ class AveragePool(Pooling):
         wide = any(2 * p > k for p, k in zip(padding, kernel, strict=True))
         unusual = wide or not window.symmetric
         if function is None or max(window.dilations) > 1 or (unusual and window.ceil):
-            raise UnsupportedError(
-                f"{describe(node)}: this kind of average pooling can't be trained yet; compress "
-                "without training"
-            )
+            return scope.call(pool_means, data, window, counted)
         if unusual and not counted:
             return scope.call(_inner_mean, data, window.torch_pads(), kernel, window.strides)
         if unusual:
@@ -135,6 +129,23 @@ class AveragePool(Pooling):
             ceil_mode=window.ceil,
             count_include_pad=counted,
         )
+
+
+def pool_means(x: Any, window: Window, counted: bool) -> Any:
+    """Return the mean of each window of `x` [N, C, D1..Dn], over its pads too where they are counted.
+
+    What lies beyond the pads, where sizes are rounded up, never counts.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    counts = torch.ones_like(x[:1, :1])
+    sums = windows_of(x, window, 0.0).sum(-1)
+    if counted:
+        counts = F.pad(counts, window.torch_pads(), value=1.0)
+        n = len(window.kernel)
+        window = window._replace(before=(0,) * n, after=(0,) * n)
+    return sums / windows_of(counts, window, 0.0).sum(-1)
 
 
 def _inner_mean(x: Any, pads: list[int], kernel: Any, strides: Any) -> Any:
@@ -183,3 +194,102 @@ class GlobalMaxPool(GlobalPooling):
     """The largest value over all positions."""
 
     op_type, function = "GlobalMaxPool", "amax"
+
+
+@register
+class LpPool(Pooling):
+    """The p-norm of each window; pads count as zeros."""
+
+    op_type = "LpPool"
+    versions = (2, 11, 18, 22)
+    attributes = frozenset(
+        {"auto_pad", "ceil_mode", "dilations", "kernel_shape", "p", "pads", "strides"}
+    )
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Sum the powers of the windows that torch's unfold lays out, and take the root."""
+        x = node.inputs[0]
+        assert x is not None
+        window = read_window(node, tuple(integers(node, "kernel_shape", ())), scope.shape(x)[2:])
+        return scope.call(pool_norms, scope.tensor(x), window, float(integer(node, "p", 2)))
+
+
+@register
+class GlobalLpPool(GlobalPooling):
+    """The p-norm over all positions."""
+
+    op_type, versions = "GlobalLpPool", (2, 22)
+    attributes = frozenset({"p"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's vector_norm."""
+        import torch
+
+        x = node.inputs[0]
+        assert x is not None
+        return scope.call(
+            torch.linalg.vector_norm,
+            scope.tensor(x),
+            float(integer(node, "p", 2)),
+            dim=tuple(range(2, scope.rank(x))),
+            keepdim=True,
+        )
+
+
+def pool_places(x: Any, window: Window, columns: bool) -> tuple[Any, Any]:
+    """Return the largest value of each window of `x` [N, C, D1..Dn] and its place in the flattened `x`.
+
+    Args:
+        x: The data.
+        window: Pads, strides and dilations.
+        columns: Whether the first spatial axis varies fastest in a place.
+    """
+    import torch
+
+    spatial = x.shape[2:]
+    inner = torch.arange(spatial.numel(), device=x.device)
+    places = (
+        inner.reshape(spatial[::-1]).permute(*reversed(range(len(spatial)))) if columns else inner
+    )
+    below = windows_of(places.reshape(1, 1, *spatial), window, 0)
+    values, chosen = windows_of(x, window, -math.inf).max(-1)
+    found = below.expand(*x.shape[:2], *below.shape[2:]).gather(-1, chosen.unsqueeze(-1))[..., 0]
+    samples = torch.arange(x.shape[0] * x.shape[1], device=x.device).reshape(x.shape[:2])
+    offsets = samples.reshape(*x.shape[:2], *[1] * len(spatial)) * spatial.numel()
+    return values, found + offsets
+
+
+def pool_norms(x: Any, window: Window, p: float) -> Any:
+    """Return the p-norm of each window of `x` [N, C, D1..Dn]."""
+    import torch
+
+    rows = windows_of(x, window, 0.0)
+    return torch.linalg.vector_norm(rows, p, dim=-1)
+
+
+def windows_of(x: Any, window: Window, fill: float) -> Any:
+    """Return the elements under each window, [N, C, E1..En, elements of a window].
+
+    Args:
+        x: [N, C, D1..Dn].
+        window: Pads, strides and dilations; with `ceil` the last window of an axis may reach beyond its pads,
+            but must start within the data or the pads before it.
+        fill: What stands in the pads.
+    """
+    import torch.nn.functional as F  # noqa: N812
+
+    n = len(window.kernel)
+    ends = list(window.after)
+    for i, size in enumerate(x.shape[2:]):
+        spread = window.spread[i]
+        room = size + window.before[i] + window.after[i] - spread
+        count = -(-room // window.strides[i]) if window.ceil else room // window.strides[i]
+        if window.ceil and count * window.strides[i] >= size + window.before[i]:
+            count -= 1
+        ends[i] = count * window.strides[i] + spread - size - window.before[i]
+    pads = [p for pair in zip(window.before[::-1], ends[::-1], strict=True) for p in pair]
+    x = F.pad(x, pads, value=fill)
+    for i in range(n):
+        spread = window.spread[i]
+        x = x.unfold(2 + i, spread, window.strides[i])[..., :: window.dilations[i]]
+    return x.flatten(-n) if n > 1 else x

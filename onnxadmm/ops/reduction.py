@@ -299,12 +299,9 @@ class ArgMin(ExtremePlace):
     op_type, function = "ArgMin", "argmin"
 
 
-@register
-class CumSum(Operator):
-    """The running sum along an axis, with or without the element itself, from either end."""
+class Running(Operator):
+    """A sum or product of the elements up to each place along an axis, from either end."""
 
-    op_type = "CumSum"
-    versions = (11, 14)
     attributes = frozenset({"exclusive", "reverse"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
@@ -321,10 +318,11 @@ class CumSum(Operator):
         scope.assign(node.outputs[0], axes)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's cumsum."""
+        """Call torch's cumsum or cumprod."""
         axis = known(node.inputs[1], scope)
         return scope.call(
-            _running_sum,
+            _running,
+            self.op_type.lower(),
             scope.tensor(node.inputs[0]),
             scope.tensor(node.inputs[1]) if axis is None else int(axis.reshape(())),
             bool(integer(node, "exclusive", 0)),
@@ -332,15 +330,30 @@ class CumSum(Operator):
         )
 
 
-def _running_sum(x: Any, axis: Any, exclusive: bool, reverse: bool) -> Any:
-    """Return the sum of the elements up to each place along the axis."""
+@register
+class CumSum(Running):
+    """The running sum."""
+
+    op_type, versions = "CumSum", (11, 14)
+
+
+@register
+class CumProd(Running):
+    """The running product."""
+
+    op_type, versions = "CumProd", (26,)
+
+
+def _running(function: str, x: Any, axis: Any, exclusive: bool, reverse: bool) -> Any:
+    """Return what torch's `function` makes of the elements up to each place, or before it, along the axis."""
     import torch
 
     axis = int(axis)
     turned = x.flip(axis) if reverse else x
     if exclusive:
         size = x.shape[axis]
-        nothing = torch.zeros_like(turned.narrow(axis, 0, min(size, 1)))
+        neutral = torch.ones_like if function == "cumprod" else torch.zeros_like
+        nothing = neutral(turned.narrow(axis, 0, min(size, 1)))
         turned = torch.cat([nothing, turned.narrow(axis, 0, max(size - 1, 0))], axis)
-    result = turned.cumsum(axis, dtype=x.dtype)
+    result = getattr(turned, function)(axis, dtype=x.dtype)
     return result.flip(axis) if reverse else result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -89,7 +90,21 @@ class LayerNormalization(FromAxis):
         axis = self.over(node, scope.rank(x))[0]
         bias = scope.tensor(optional_input(node, 2))
         scale, epsilon = scope.tensor(node.inputs[1]), number(node, "epsilon", 1e-5)
-        return scope.call(layer_norm, scope.tensor(x), scale, bias, axis, epsilon)
+        result = scope.call(layer_norm, scope.tensor(x), scale, bias, axis, epsilon)
+        if len(node.outputs) == 1:
+            return result
+        statistics = scope.call(layer_statistics, scope.tensor(x), axis, epsilon)
+        return result, *(scope.call(operator.getitem, statistics, k) for k in (0, 1))
+
+
+def layer_statistics(x: Any, axis: int, epsilon: float) -> tuple[Any, Any]:
+    """Return the mean, and the inverse of the deviation, over the axes from `axis` on, in float32 at least."""
+    import torch
+
+    x = x.float() if x.element_size() < 4 else x  # noqa: PLR2004  (bytes of float32)
+    over = tuple(range(axis % x.ndim, x.ndim))
+    variance, mean = torch.var_mean(x, dim=over, correction=0, keepdim=True)
+    return mean, torch.rsqrt(variance + epsilon)
 
 
 def layer_norm(x: Any, scale: Any, bias: Any, axis: int, epsilon: float) -> Any:
@@ -121,12 +136,35 @@ class RMSNormalization(FromAxis):
         return scope.call(rms_norm, scope.tensor(x), scale, axis, epsilon)
 
 
-def rms_norm(x: Any, scale: Any, axis: int, epsilon: float) -> Any:
-    """Divide by the root mean square over the axes from `axis` on."""
+@register
+class SimplifiedLayerNormalization(RMSNormalization):
+    """RMSNormalization as ONNX Runtime's optimizer writes it, in the standard's domain but not of the standard."""
+
+    op_type = "SimplifiedLayerNormalization"
+    versions = (1,)
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Compose it; the second output is the inverse of the root mean square."""
+        result = super().build(node, scope)
+        if len(node.outputs) == 1:
+            return result
+        x = node.inputs[0]
+        assert x is not None
+        axis, epsilon = self.over(node, scope.rank(x))[0], number(node, "epsilon", 1e-5)
+        return result, scope.call(inverse_rms, scope.tensor(x), axis, epsilon)
+
+
+def inverse_rms(x: Any, axis: int, epsilon: float) -> Any:
+    """Return the inverse of the root mean square over the axes from `axis` on."""
     import torch
 
     square = x.square().mean(dim=tuple(range(axis % x.ndim, x.ndim)), keepdim=True)
-    return x * torch.rsqrt(square + epsilon) * scale
+    return torch.rsqrt(square + epsilon)
+
+
+def rms_norm(x: Any, scale: Any, axis: int, epsilon: float) -> Any:
+    """Divide by the root mean square over the axes from `axis` on."""
+    return x * inverse_rms(x, axis, epsilon) * scale
 
 
 @register

@@ -253,31 +253,23 @@ class TopK(Operator):
                 scope.assign(output, list(axes))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Sort stably, so that the first of equal elements comes first as in ONNX Runtime.
-
-        Raises:
-            UnsupportedError: A count that is computed.
-        """
+        """Sort stably, so that the first of equal elements comes first as in ONNX Runtime."""
         import operator
 
-        if "k" in node.attributes:
-            count = integer(node, "k", 1)
-        else:
+        count: Any = integer(node, "k", 1)
+        if "k" not in node.attributes:
             content = known(node.inputs[1], scope)
-            if content is None:
-                raise UnsupportedError(
-                    f"{describe(node)}: a count that is computed at run time can't be trained yet; compress "
-                    "without training"
-                )
-            count = int(content.reshape(()))
+            tensor = scope.tensor(node.inputs[1]) if content is None else None
+            count = tensor if content is None else int(content.reshape(()))
         axis, largest = integer(node, "axis", -1), bool(integer(node, "largest", 1))
         found = scope.call(_top, scope.tensor(node.inputs[0]), count, axis, largest)
         return tuple(scope.call(operator.getitem, found, k) for k in (0, 1))
 
 
-def _top(x: Any, count: int, axis: int, largest: bool) -> tuple[Any, Any]:
+def _top(x: Any, count: Any, axis: int, largest: bool) -> tuple[Any, Any]:
     """Return the first `count` elements in order, and their indices."""
     import torch
 
+    count = int(count)
     values, places = torch.sort(x, dim=axis, descending=largest, stable=True)
     return values.narrow(axis, 0, count), places.narrow(axis, 0, count)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer, integers
 from onnxadmm.ops._base import (
@@ -145,34 +144,37 @@ class Slice(Operator):
             scope.replace_constant(node, port, np.array(content, kind))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Narrow each axis; indices serve steps, and bounds that are computed are read as tensors.
-
-        Raises:
-            UnsupportedError: Axes or steps that are computed.
-        """
+        """Narrow each axis; indices serve steps, and what is computed is read as a tensor."""
         x = node.inputs[0]
         assert x is not None
         bounds = _read_bounds(node, scope.rank(x), lambda v: known(v, scope))
-        if bounds is None or bounds.steps is None:
-            raise UnsupportedError(
-                f"{describe(node)}: axes or steps that are computed at run time can't be trained yet; "
-                "compress without training"
+        if bounds is None:
+            bounds = _Bounds([], None, None, None)
+        ports = [node.inputs[k] if k < len(node.inputs) else None for k in range(5)]
+        starts, ends, steps = (
+            scope.tensor(port) if numbers is None else numbers
+            for numbers, port in zip(
+                (bounds.starts, bounds.ends, bounds.steps), (*ports[1:3], ports[4]), strict=True
             )
-        starts = scope.tensor(node.inputs[1]) if bounds.starts is None else bounds.starts
-        ends = scope.tensor(node.inputs[2]) if bounds.ends is None else bounds.ends
-        return scope.call(_sliced, scope.tensor(x), bounds.axes, starts, ends, bounds.steps)
+        )
+        axes = bounds.axes or scope.tensor(ports[3])
+        return scope.call(_sliced, scope.tensor(x), axes, starts, ends, steps)
 
 
-def _sliced(x: Any, axes: list[int], starts: Any, ends: Any, steps: list[int]) -> Any:
-    """Slice `x`; bounds are lists or tensors."""
+def _sliced(x: Any, axes: Any, starts: Any, ends: Any, steps: Any) -> Any:
+    """Slice `x`; bounds are lists or tensors, axes and steps also None for the first axes and for 1."""
     import torch
 
-    first, last = (
+    first, last, chosen_axes, strides = (
         # A bound may come out of arithmetic on floats: its values are whole all the same.
-        [int(n) for n in (b.tolist() if isinstance(b, torch.Tensor) else b)]
-        for b in (starts, ends)
+        None if b is None else [int(n) for n in (b.tolist() if isinstance(b, torch.Tensor) else b)]
+        for b in (starts, ends, axes, steps)
     )
-    for axis, start, end, step in zip(axes, first, last, steps, strict=True):
+    assert first is not None
+    assert last is not None
+    where_axes = range(len(first)) if chosen_axes is None else [a % x.dim() for a in chosen_axes]
+    strides = [1] * len(first) if strides is None else strides
+    for axis, start, end, step in zip(where_axes, first, last, strides, strict=True):
         chosen = range(x.shape[axis])[start:end:step]
         if step > 0:
             where = (slice(None),) * axis + (slice(chosen.start, chosen.stop, step),)

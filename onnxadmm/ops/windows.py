@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +12,7 @@ from onnxadmm.ops._attributes import integer, integers, text
 from onnxadmm.ops._base import CutScope, Shapes, describe
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A window over the spatial axes, as the standard's attributes describe it.
 
     `before` and `after` are the pads of each spatial axis, in elements.
@@ -25,6 +24,11 @@ class Window:
     before: tuple[int, ...]
     after: tuple[int, ...]
     ceil: bool = False
+
+    @property
+    def spread(self) -> tuple[int, ...]:
+        """How many elements of each axis a window reaches over."""
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
 
     @property
     def symmetric(self) -> bool:
