@@ -6,6 +6,7 @@ Importing this loads no ONNX Runtime; the functions do, when they are called.
 from __future__ import annotations
 
 from onnxadmm.bench.comparison import compare
+from onnxadmm.bench.isolated import IsolatedSession, open_isolated
 from onnxadmm.bench.machine import environment
 from onnxadmm.bench.peak import Kind
 from onnxadmm.bench.providers import ProviderError
@@ -22,6 +23,7 @@ from onnxadmm.bench.sessions import available_providers, open_session, run_batch
 
 __all__ = [
     "Comparison",
+    "IsolatedSession",
     "Kind",
     "Latency",
     "Measurement",
@@ -33,6 +35,7 @@ __all__ = [
     "available_providers",
     "compare",
     "environment",
+    "open_isolated",
     "open_session",
     "paced",
     "run",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxadmm.bench.peak import Kind, measure_peaks
 from onnxadmm.bench.placement import choose_cores
@@ -18,7 +18,8 @@ from onnxadmm.bench.profile import Profile
 from onnxadmm.bench.providers import ProviderError, device
 from onnxadmm.bench.results import Comparison, Measurement, Setting, Unmeasured
 from onnxadmm.bench.statistics import Times, speedup, summarize
-from onnxadmm.errors import DataError, OnnxadmmError, ResourceError, SpecError, one_line
+from onnxadmm.errors import DataError, OnnxadmmError, SpecError
+from onnxadmm.graph import stage_model, temporary_folder
 
 Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
 
@@ -57,7 +58,7 @@ class _Record:
 
 
 def compare(
-    models: Mapping[str, bytes | Path],
+    models: Mapping[str, bytes | ir.Model | Path],
     settings: Sequence[Setting],
     feeds: Feeds,
     *,
@@ -79,8 +80,8 @@ def compare(
     On CUDA, inputs and outputs stay in GPU memory: what is timed is the model, not the copying.
 
     Args:
-        models: Name -> serialised model or its file. The first is the baseline. Bytes are written to a
-            temporary file, so that every model takes the same way in.
+        models: Name -> model, serialised model or its file. The first is the baseline. What is no file yet
+            is written to a temporary one, so that every model takes the same way in.
         settings: What to run under; one result each, in order.
         feeds: Batch size -> the inputs to run on, the same for every model.
         rounds: Paired samples under one setting, at least 5.
@@ -134,28 +135,13 @@ def compare(
 
 
 @contextmanager
-def _files(models: Mapping[str, bytes | Path]) -> Iterator[dict[str, Path]]:
+def _files(models: Mapping[str, bytes | ir.Model | Path]) -> Iterator[dict[str, Path]]:
     """Give every model a file, and take those that we wrote away again."""
-    with ExitStack() as stack:
-        try:
-            folder: Path | None = None
-            files: dict[str, Path] = {}
-            for index, (name, model) in enumerate(models.items()):
-                if isinstance(model, Path):
-                    files[name] = model
-                    continue
-                if folder is None:
-                    folder = Path(
-                        stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxadmm-"))
-                    )
-                files[name] = folder / f"{index}.onnx"
-                files[name].write_bytes(model)
-        except OSError as e:
-            raise ResourceError(
-                f"benchmark: temporary file for model {one_line(name, 60)!r}: {e.strerror}; "
-                "free space or set TMPDIR"
-            ) from None
-        yield files
+    with temporary_folder() as folder:
+        yield {
+            name: model if isinstance(model, Path) else stage_model(model, folder, f"{index}.onnx")
+            for index, (name, model) in enumerate(models.items())
+        }
 
 
 def _measure(
@@ -215,11 +201,11 @@ def _profile(
     environment = _SYNCHRONOUS if device(setting.provider) == "cuda" else {}
     for name, file in files.items():
         with (
-            tempfile.TemporaryDirectory(prefix="onnxadmm-") as folder,
+            temporary_folder() as folder,
             WorkerProcess(name, limit_s, environment) as worker,
             # ONNX Runtime writes no graph over 2 GiB; the models are measured all the same.
             suppress(OnnxadmmError),
         ):
-            worker.open(file, setting, cores, trace=Path(folder))
+            worker.open(file, setting, cores, trace=folder)
             found[name] = worker.trace(inputs)
     return found

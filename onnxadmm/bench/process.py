@@ -56,6 +56,8 @@ class WorkerProcess:
         self, name: str, limit_s: float, environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = one_line(name, 60)
+        self.is_torn = False
+        """Whether a request was left in the middle: the next answer wouldn't be the next request's."""
         self._limit_s = limit_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
         # The child finds the same packages as we do, and nothing else: no current directory.
@@ -173,20 +175,35 @@ class WorkerProcess:
         self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
     ) -> Message:
         try:
-            frame = encode(values, arrays or {})
-        except ValueError as e:
-            raise DataError(f"inputs for {self.name!r}: {e}; give plain arrays") from None
-        deadline = time.monotonic() + self._limit_s
-        try:
-            self._write(frame, deadline)
-            answer = decode(lambda size: self._read(size, deadline))
-        except (BrokenPipeError, EOFError):
+            return self.ask(values, arrays or {}, self._limit_s)
+        except EOFError:
             raise self._death() from None
         except TimeoutError:
             raise ResourceError(
                 f"benchmark of {self.name!r}: no answer in {self._limit_s:.0f} s ({values['do']}); "
                 "the model is too slow or hangs ONNX Runtime: use a smaller batch size"
             ) from None
+
+    def ask(self, values: Mapping[str, Any], arrays: Mapping[str, Any], limit_s: float) -> Message:
+        """Send a request and return its answer.
+
+        Raises:
+            TimeoutError: There was none in so many seconds.
+            EOFError: The process has ended.
+            OnnxadmmError: What the answer says that went wrong.
+        """
+        try:
+            frame = encode(values, arrays)
+        except ValueError as e:
+            raise DataError(f"inputs for {self.name!r}: {e}; give plain arrays") from None
+        deadline = time.monotonic() + limit_s
+        self.is_torn = True
+        try:
+            self._write(frame, deadline)
+            answer = decode(lambda size: self._read(size, deadline))
+        except BrokenPipeError:
+            raise EOFError from None
+        self.is_torn = False
         if "error" in answer.values:
             kind = _ERRORS.get(answer.values["error"], ModelError)
             raise kind(str(answer.values["reason"]))

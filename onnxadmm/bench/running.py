@@ -1,4 +1,4 @@
-"""Runs of a stranger's graph in this process, limited in time and memory.
+"""Runs of a stranger's graph, limited in time and memory.
 
 The probe (`onnxadmm.graph.probe`) has run the graph in a child by then, on random inputs. But what a graph
 does can depend on its inputs: a Loop may end on those and never on these.
@@ -6,13 +6,14 @@ does can depend on its inputs: a Loop may end on those and never on these.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -61,13 +62,65 @@ def paced(pace: Pace) -> Iterator[None]:
         _pace.reset(token)
 
 
+class Elsewhere(abc.ABC):
+    """A session that another process holds (`onnxadmm.bench.isolated`)."""
+
+    @abc.abstractmethod
+    def get_inputs(self) -> Sequence[Any]:
+        """Return the inputs that must be fed, each with name and shape."""
+
+    @abc.abstractmethod
+    def get_overridable_initializers(self) -> Sequence[Any]:
+        """Return the inputs that have a default."""
+
+    @abc.abstractmethod
+    def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs."""
+
+    @abc.abstractmethod
+    def run(
+        self, names: Sequence[str], feed: Mapping[str, Any], limit_s: float | None
+    ) -> list[Any]:
+        """Run it, stopped after so many seconds."""
+
+
+Session: TypeAlias = "onnxruntime.InferenceSession | Elsewhere"
+
+
 def run(
-    session: onnxruntime.InferenceSession, names: Sequence[str], feed: Mapping[str, Array]
+    session: Session,
+    names: Sequence[str],
+    feed: Mapping[str, Array],
 ) -> list[Array]:
     """Run a session, stopped after the time that `paced` grants and limited to the memory that is free.
 
+    Raises:
+        ModelError: It was stopped, or asked for more memory than the machine has.
+        Exception: What ONNX Runtime raises.
+    """
+    pace = _pace.get()
+    limit_s = None if pace is None else pace.limit_s(feed)
+    if isinstance(session, Elsewhere):
+        return session.run(names, feed, limit_s)
+    return run_here(session, names, feed, limit_s)
+
+
+def run_here(
+    session: onnxruntime.InferenceSession,
+    names: Sequence[str],
+    feed: Mapping[str, Any],
+    limit_s: float | None,
+) -> list[Any]:
+    """Run a session of this process.
+
     ONNX Runtime looks whether it shall stop between two operators, in every subgraph too. So a Loop that
     never ends is stopped; one operator that takes hours by itself is not.
+
+    Args:
+        session: The session.
+        names: Of the outputs.
+        feed: Input name -> value.
+        limit_s: When it is stopped, in seconds; None for never.
 
     Raises:
         ModelError: It was stopped, or asked for more memory than the machine has.
@@ -75,13 +128,11 @@ def run(
     """
     import onnxruntime as ort
 
-    pace = _pace.get()
     with limited_memory():
-        if pace is None:
+        if limit_s is None:
             return list(session.run(list(names), dict(feed)))
         options = ort.RunOptions()
-        limit = pace.limit_s(feed)
-        watch = threading.Timer(limit, lambda: setattr(options, "terminate", True))
+        watch = threading.Timer(limit_s, lambda: setattr(options, "terminate", True))
         watch.daemon = True
         watch.start()
         try:
@@ -89,8 +140,8 @@ def run(
         except Exception as e:
             if options.terminate:
                 raise ModelError(
-                    f"the model takes too long: a run was stopped after {limit:.0f} s, where its first one "
-                    f"took {pace.seconds:.1f} s; a Loop may never end on these inputs"
+                    f"the model takes too long: a run was stopped after {limit_s:.0f} s, much more than its first "
+                    "one took; a Loop may never end on these inputs"
                 ) from None
             raise_excessive(e)
             raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxadmm.bench.providers import ProviderError, built_in, chain, missing, why_not
-from onnxadmm.bench.running import raise_excessive, run
+from onnxadmm.bench.running import Session, raise_excessive, run
 from onnxadmm.errors import DataError, ModelError, ResourceError, one_line
 from onnxadmm.memory import limited_memory
 
@@ -139,9 +139,7 @@ def explain(error: Exception, what: str) -> ResourceError | ModelError:
     return ModelError(f"{what}: ONNX Runtime refuses it: {one_line(text, 170)}; check the model")
 
 
-def run_batched(
-    session: onnxruntime.InferenceSession, inputs: Mapping[str, Array], batch_size: int
-) -> dict[str, Array]:
+def run_batched(session: Session, inputs: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
     """Run N samples through a session, and return every output over all N, in order.
 
     Axis 0 is the batch, in every input and output. A model with a fixed batch is fed as many as it
@@ -187,7 +185,7 @@ def run_batched(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _count(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -> int:
+def _count(session: Session, inputs: Mapping[str, Array]) -> int:
     """Return N, having checked that every input is there and has it."""
     wanted = [i.name for i in session.get_inputs()]
     optional = {i.name for i in session.get_overridable_initializers()}
@@ -205,7 +203,7 @@ def _count(session: onnxruntime.InferenceSession, inputs: Mapping[str, Array]) -
     return next(iter(sizes.values()))
 
 
-def _fixed_batch(session: onnxruntime.InferenceSession) -> int | None:
+def _fixed_batch(session: Session) -> int | None:
     """Return the batch size that the model insists on, or None."""
     sizes = {i.name: i.shape[0] for i in session.get_inputs() if i.shape}
     fixed = {name: size for name, size in sizes.items() if isinstance(size, int) and size > 0}

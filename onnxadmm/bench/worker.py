@@ -1,7 +1,8 @@
-"""The process that holds one model, and does what the benchmark asks over two pipes.
+"""The process that holds sessions, and does what is asked over two pipes.
 
-It answers `open`, `warm`, `time`, `memory` and `trace`, each with one frame; a fault is a frame with
-`error`. It ends when its standard input does, and never outlives its parent.
+For the benchmark it holds one model, and answers `open`, `warm`, `time`, `memory` and `trace`; for
+`onnxadmm.bench.isolated` it holds any number, and answers `load`, `run` and `end_profiling`. Each answer is one
+frame; a fault is a frame with `error`. It ends when its standard input does, and never outlives its parent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ from onnxadmm.bench.placement import stay_on
 from onnxadmm.bench.profile import read_profile
 from onnxadmm.bench.providers import ProviderError, device
 from onnxadmm.bench.regions import Node
+from onnxadmm.bench.running import run_here
 from onnxadmm.bench.sessions import OPTIMIZED, explain, open_session
 from onnxadmm.bench.wire import Arrays, Message, decode, encode
 from onnxadmm.errors import ModelError, OnnxadmmError, ResourceError, one_line
@@ -236,6 +238,72 @@ def _logged(folder: Path | None) -> Iterator[None]:
         os.close(before)
 
 
+class _Sessions(_Worker):
+    """What a worker answers, with any number of sessions beside the one that is timed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, Any] = {}
+
+    def drop(self, keys: Sequence[int]) -> None:
+        """Let sessions go, with their memory."""
+        for key in keys:
+            self.held.pop(key, None)
+        if keys:
+            # glibc keeps what is freed for itself.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
+
+    def load(self, message: Message) -> tuple[dict[str, Any], Arrays]:
+        """Make a session and describe its interface."""
+        values = message.values
+        self.name = values["name"]
+        session = open_session(
+            Path(values["model"]),
+            name=values["name"],
+            optimize=values["optimize"],
+            trace=Path(values["trace"]) if values["trace"] else None,
+        )
+        self.held[values["key"]] = session
+        ports = {
+            "inputs": session.get_inputs(),
+            "defaults": session.get_overridable_initializers(),
+            "outputs": session.get_outputs(),
+        }
+        return {what: [[p.name, p.shape] for p in listed] for what, listed in ports.items()}, {}
+
+    def run_once(self, message: Message) -> tuple[dict[str, Any], Arrays]:
+        """Run a session; what ONNX Runtime says against the inputs is an answer like another."""
+        values = message.values
+        session = self.held[values["key"]]
+        try:
+            found = run_here(session, values["names"], message.arrays, values["limit_s"])
+        except OnnxadmmError:
+            raise
+        except MemoryError:
+            return {"failure": "out of memory"}, {}
+        except Exception as e:  # noqa: BLE001  (the bindings raise a dozen unrelated types)
+            return {"failure": str(e)[:4000]}, {}
+        return {}, {str(i): value for i, value in enumerate(found)}
+
+    def end_profiling(self, message: Message) -> tuple[dict[str, Any], Arrays]:
+        """Write a session's profile."""
+        self.held[message.values["key"]].end_profiling()
+        return {}, {}
+
+
+_ANSWERS: dict[str, Callable[[_Sessions, Message], tuple[dict[str, Any], Arrays]]] = {
+    "open": _Sessions.open,
+    "warm": _Sessions.warm,
+    "time": _Sessions.time,
+    "memory": _Sessions.memory,
+    "trace": _Sessions.trace,
+    "load": _Sessions.load,
+    "run": _Sessions.run_once,
+    "end_profiling": _Sessions.end_profiling,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class WarmUp:
     """How warming up went: the first run, the runs it took, the time of one then, and whether it settled."""
@@ -307,10 +375,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = os.fdopen(0, "rb", closefd=False)
-    worker = _Worker()
+    worker = _Sessions()
     while (message := _next(requests)) is not None:
+        worker.drop(message.values.get("drop", ()))
         try:
-            values, arrays = getattr(worker, message.values["do"])(message)
+            values, arrays = _ANSWERS[message.values["do"]](worker, message)
         except Exception as e:  # noqa: BLE001  (whatever it is, the parent words it)
             values, arrays = _fault(e, worker.name, message.values["do"]), {}
         answers.write(encode(values, arrays))

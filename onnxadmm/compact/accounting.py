@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm import ops
-from onnxadmm.graph import Probe, constant_of, model_bytes
+from onnxadmm.graph import Probe, constant_of, model_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Account:
     """Size and cost of a graph.
 
     Attributes:
-        file_bytes: Size of the serialised model.
+        file_bytes: Size of the model on the disk, with what lies beside it.
         parameters: Elements of all weights (biases included, statistics not).
         nonzero_parameters: Those that aren't zero.
         macs: Multiply-accumulates of one sample.
@@ -50,7 +50,7 @@ def account(model: ir.Model, probe: Probe) -> Account:
         else:
             macs += operator.macs(node, probe.shapes)
     return Account(
-        file_bytes=len(model_bytes(model)),
+        file_bytes=model_size(model),
         parameters=sum(c.size for c in held),
         nonzero_parameters=sum(int(np.count_nonzero(c)) for c in held),
         macs=macs,

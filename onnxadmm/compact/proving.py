@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.bench import open_session, run
+from onnxadmm.bench import IsolatedSession, open_isolated, run
 from onnxadmm.bench.sessions import explain
 from onnxadmm.compact.deciding import SMOOTH, decisions, with_decisions
 from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
-from onnxadmm.graph import compare_outputs, model_bytes, showing
-
-if TYPE_CHECKING:
-    import onnxruntime
+from onnxadmm.graph import compare_outputs, showing
 
 Array = np.ndarray[Any, Any]
 
@@ -55,8 +52,8 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
         VerificationError: They differ by more than `TOLERANCE`. Nothing may be written then.
         UnsupportedError: No input makes every output finite: nothing is proven.
     """
-    reference = open_session(model_bytes(masked), name="the masked model")
-    candidate = open_session(model_bytes(cut), name="the cut model")
+    reference = open_isolated(masked, name="the masked model")
+    candidate = open_isolated(cut, name="the cut model")
     names = [o.name for o in reference.get_outputs()]
     worst, samples, told, odd = 0.0, 0, False, False
     for feed in feeds:
@@ -104,9 +101,9 @@ def _with_the_same_decisions(
     if not found or found != decisions(cut):
         return apart
     names = list(found)
-    seeing = open_session(model_bytes(showing(masked, names)), name="the masked model")
+    seeing = open_isolated(showing(masked, names), name="the masked model")
     taken = [dict(zip(names, _run(seeing, names, dict(f)), strict=True)) for f in feeds]
-    seeing = open_session(model_bytes(showing(cut, names)), name="the cut model")
+    seeing = open_isolated(showing(cut, names), name="the cut model")
     there = dict(zip(names, _run(seeing, names, dict(feeds[0])), strict=True))
     dtypes = {
         n: ir.DataType.from_numpy(np.asarray(a).dtype)
@@ -116,8 +113,8 @@ def _with_the_same_decisions(
     first, second = with_decisions(masked, dtypes), with_decisions(cut, dtypes)
     if first.compared != second.compared:
         return apart
-    reference = open_session(model_bytes(first.model), name="the masked model")
-    candidate = open_session(model_bytes(second.model), name="the cut model")
+    reference = open_isolated(first.model, name="the masked model")
+    candidate = open_isolated(second.model, name="the cut model")
     wanted = {i.name for i in reference.get_inputs()}
     worst = 0.0
     for feed, decided in zip(feeds, taken, strict=True):
@@ -128,9 +125,7 @@ def _with_the_same_decisions(
     return worst
 
 
-def _run(
-    session: onnxruntime.InferenceSession, names: list[str], inputs: dict[str, Array]
-) -> list[Array]:
+def _run(session: IsolatedSession, names: list[str], inputs: dict[str, Array]) -> list[Array]:
     try:
         return run(session, names, inputs)
     except ModelError:

@@ -12,6 +12,15 @@ from onnxadmm.graph.normalise import (
     showing,
     untie_uniform,
 )
+from onnxadmm.graph.parts import (
+    Content,
+    Pieces,
+    model_contents,
+    model_digest,
+    model_size,
+    stage_model,
+    temporary_folder,
+)
 from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import TEMPORARY, model_bytes, save_model, write_atomic
@@ -22,6 +31,8 @@ __all__ = [
     "IMPORT_TOLERANCE",
     "OTHER_FLOATS",
     "TEMPORARY",
+    "Content",
+    "Pieces",
     "Probe",
     "all_nodes",
     "clear_stale",
@@ -32,6 +43,9 @@ __all__ = [
     "inline_functions",
     "load_model",
     "model_bytes",
+    "model_contents",
+    "model_digest",
+    "model_size",
     "name_nodes",
     "narrow",
     "node_label",
@@ -44,7 +58,9 @@ __all__ = [
     "shared_uniform",
     "showing",
     "since_version",
+    "stage_model",
     "subgraphs",
+    "temporary_folder",
     "untie_uniform",
     "widen",
     "write_atomic",

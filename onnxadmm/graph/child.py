@@ -96,7 +96,8 @@ def probe(payload: bytes) -> bytes:
 
     The payload's header holds `fetch` (names of the values), `types` (ONNX element type of each input)
     and `attempts`: lists of `[name, shape, index of the blob]`, tried in turn until one runs. Blob 0 is
-    the model; the others are the arrays that attempts name, as raw bytes.
+    the model, unless `model` is the path of a file that we wrote; the others are the arrays that attempts
+    name, as raw bytes.
     """
     import numpy as np
     import onnxruntime as ort
@@ -111,8 +112,11 @@ def probe(payload: bytes) -> bytes:
     # Without arenas an allocation is as large as what the model asked for, and fails by itself.
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     options.add_session_config_entry("session.use_env_allocators", "0")
+    # Packed weights are copies, and this runs once.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    source = header["model"] or bytes(blobs[0])
     try:
-        session = ort.InferenceSession(bytes(blobs[0]), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # noqa: BLE001  (the bindings raise a dozen unrelated types)
         return pack({"error": str(e)[:4000], "stage": "load"})
     errors: list[str] = []

@@ -1,14 +1,21 @@
-"""External data: bringing every tensor's bytes into memory, from inside the model's folder only."""
+"""External data: bringing every tensor's bytes into memory, from inside the model's folder only.
+
+The large initializers of the main graph become arrays, read once and never copied; everything else goes into
+the protobuf.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from onnx import TensorProto
+import numpy as np
+import onnx_ir as ir
+from onnx import ModelProto, TensorProto
 
-from onnxadmm.errors import ModelError, ResourceError, one_line
-from onnxadmm.graph.files import ModelFolder, read_range
-from onnxadmm.graph.tensors import check_tensor, label, packed_bytes
+from onnxadmm.errors import ModelError, ResourceError, UnsupportedError, one_line
+from onnxadmm.graph.files import ModelFolder, read_into, read_range
+from onnxadmm.graph.parts import PIECE_BYTES, WHOLE_BYTES
+from onnxadmm.graph.tensors import BITS, check_tensor, label, packed_bytes
 from onnxadmm.memory import GIB, available_bytes
 
 if TYPE_CHECKING:
@@ -18,13 +25,25 @@ _KEYS = {"location", "offset", "length", "checksum"}
 _MAX_DIGITS = 19
 
 
-def absorb(tensors: Iterable[TensorProto], folder: ModelFolder) -> None:
-    """Replace external data by bytes in memory, in place, and check every tensor's size.
+def absorb(
+    proto: ModelProto, tensors: Iterable[TensorProto], folder: ModelFolder
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Read external data into memory, and check every tensor's size. No tensor names a path afterwards.
 
-    After this no tensor holds a path. All tensors are vetted before the first byte is read.
+    All tensors are vetted before the first byte is read.
+
+    Args:
+        proto: The model; tensors that aren't returned hold their data in place afterwards.
+        tensors: All of its tensors, wherever they are.
+        folder: Where side files are.
+
+    Returns:
+        Name of an initializer of the main graph -> its content, for the large ones. In the protobuf they stay
+        marked as external, without a location.
 
     Raises:
         ModelError: A tensor's data is missing, outside the folder, or doesn't fit its dims.
+        UnsupportedError: So much lies elsewhere than in the main graph's initializers that no protobuf can hold it.
         ResourceError: The data doesn't fit into memory.
     """
     plans = []
@@ -33,25 +52,54 @@ def absorb(tensors: Iterable[TensorProto], folder: ModelFolder) -> None:
             plans.append((tensor, *_plan(tensor, folder)))
         else:
             check_tensor(tensor)
-    total, free = sum(p[3] for p in plans), available_bytes()
-    # What is read lives as protobuf, and once more while it is serialised for a runtime.
-    if total * 2 > free:
+    # By identity: a subgraph may hold a tensor of the same name. `plans` keeps the messages' objects alive.
+    large = {id(t) for t in proto.graph.initializer if _is_apart(t)}
+    inside = sum(p[3] for p in plans if id(p[0]) not in large)
+    total, free = sum(p[3] for p in plans) + inside, available_bytes()
+    if total > free:
         raise ResourceError(
-            f"the model's external data has {total / GIB:.1f} GiB, and {free / GIB:.1f} GiB of memory "
-            "are free; use a machine with more"
+            f"the model's external data needs {total / GIB:.1f} GiB, and {free / GIB:.1f} GiB of memory are "
+            "free; use a machine with more"
         )
+    if inside > WHOLE_BYTES:
+        raise UnsupportedError(
+            f"{inside / GIB:.1f} GiB of its external data lie outside the main graph's initializers, where one "
+            "protobuf must hold them; above the limit: export it with its weights as initializers"
+        )
+    held: dict[str, np.ndarray[Any, Any]] = {}
     for tensor, descriptor, offset, length in plans:
+        apart = id(tensor) in large
         try:
-            content = read_range(descriptor, offset, length)
+            if apart:
+                content = np.empty(length, np.uint8)
+                read = read_into(descriptor, offset, content.data)
+            else:
+                raw = read_range(descriptor, offset, length)
+                read = len(raw)
         except OSError as e:
             raise ResourceError(
                 f"tensor {label(tensor)}: reading external data failed: {e.strerror}"
             ) from None
+        if read != length:
+            raise ModelError(
+                f"tensor {label(tensor)}: its external data file shrank while it was read; try again"
+            )
         del tensor.external_data[:]
-        tensor.data_location = TensorProto.DEFAULT
-        tensor.raw_data = content
-        # Also when the file shrank since it was measured.
-        check_tensor(tensor)
+        if apart:
+            kind = ir.DataType(tensor.data_type).numpy()
+            held[tensor.name] = content.view(kind.newbyteorder("<")).reshape(tuple(tensor.dims))
+        else:
+            tensor.data_location = TensorProto.DEFAULT
+            tensor.raw_data = raw
+            check_tensor(tensor)
+    return held
+
+
+def _is_apart(tensor: TensorProto) -> bool:
+    """Whether an initializer becomes an array; one of a type below a byte has no plain array."""
+    external = tensor.data_location == TensorProto.EXTERNAL
+    whole = BITS.get(tensor.data_type, 0) >= 8  # noqa: PLR2004  (bits in a byte)
+    return external and whole and packed_bytes(tensor) >= PIECE_BYTES
 
 
 def _plan(tensor: TensorProto, folder: ModelFolder) -> tuple[int, int, int]:

@@ -183,6 +183,18 @@ def read_range(descriptor: int, offset: int, length: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def read_into(descriptor: int, offset: int, target: memoryview) -> int:
+    """Fill a buffer from `offset`; return how many bytes there were."""
+    done = 0
+    while done < len(target):
+        # One read call returns at most 2 GiB on Linux.
+        count = os.preadv(descriptor, [target[done : done + (1 << 30)]], offset + done)
+        if not count:
+            break
+        done += count
+    return done
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """Return a path's last part as one short printable line."""
     return one_line(os.path.basename(os.fspath(path)) or os.fspath(path), 80)  # noqa: PTH119

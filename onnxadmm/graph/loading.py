@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,8 +16,8 @@ from onnxadmm.graph import external, structure, tensors
 from onnxadmm.graph.child import unpack
 from onnxadmm.graph.files import ModelFolder, read_model_file, shown
 from onnxadmm.graph.normalise import complete_inputs, name_nodes
+from onnxadmm.graph.parts import serialise
 from onnxadmm.graph.sandbox import run_limited
-from onnxadmm.graph.saving import serialise
 
 if TYPE_CHECKING:
     import os
@@ -29,6 +29,7 @@ _TEXTS = {9, 12}
 _BINARY = {"raw_data", "string_data", "s"}
 # Its warnings about odd models aren't for the user's terminal.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+Arrays = dict[str, np.ndarray[Any, Any]]
 _CHECK_TIMEOUT_S = 20.0
 _LARGE_BYTES = 1 << 16
 _CHECK_MEMORY_BYTES = 2 << 30
@@ -66,18 +67,20 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         ResourceError: It doesn't fit into memory, or the disk fails.
     """
     file = read_model_file(path)
-    name = shown(path)
+    name, identity = shown(path), file.identity
     try:
         proto = _parse(file.content)
+        # As large as all that is made of it.
+        del file
         _check_text(proto)
         structure.check_structure(proto)
-        with ModelFolder(path, file.identity) as folder:
-            _absorb(proto, folder)
+        with ModelFolder(path, identity) as folder:
+            held = _absorb(proto, folder)
         # Only now: its tensors were vetted with the others.
         del proto.training_info[:]
-        _check_finite(proto)
+        _check_finite(proto, held)
         _check_with_onnx(proto)
-        return _to_ir(proto)
+        return _to_ir(proto, held)
     except (ModelError, ResourceError) as e:
         raise type(e)(f"model {name}: {e.args[0]}") from None
 
@@ -120,7 +123,7 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _absorb(proto: ModelProto, folder: ModelFolder) -> None:
+def _absorb(proto: ModelProto, folder: ModelFolder) -> Arrays:
     """Bring external data into memory, check all tensors, make sparse tensors dense."""
     found, sparse = [], []
     for message in tensors.walk(proto):
@@ -132,9 +135,10 @@ def _absorb(proto: ModelProto, folder: ModelFolder) -> None:
         raise UnsupportedError(
             "the sparse tensors have together a dense size above the limit; too large"
         )
-    external.absorb(found, folder)
+    held = external.absorb(proto, found, folder)
     if sparse:
         _densify_all(proto)
+    return held
 
 
 def _densify_all(proto: ModelProto) -> None:
@@ -160,7 +164,7 @@ def _make_dense(node: onnx.NodeProto, attribute: AttributeProto) -> None:
     attribute.name = "value"
 
 
-def _check_finite(proto: ModelProto) -> None:
+def _check_finite(proto: ModelProto, apart: Arrays) -> None:
     """Refuse NaN in any tensor with more than one element, and infinity in weights."""
     for scope in tensors.walk(proto):
         if not isinstance(scope, onnx.GraphProto | onnx.FunctionProto):
@@ -180,16 +184,16 @@ def _check_finite(proto: ModelProto) -> None:
             for name in node.input
         }
         for tensor, name in held:
-            _refuse_non_finite(tensor, name, name in weights)
+            if tensor.data_type in _FLOATS:
+                array = apart.get(name) if tensor.data_location else None
+                content = onnx.numpy_helper.to_array(tensor) if array is None else array
+                _refuse_non_finite(content, name, name in weights)
 
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-def _refuse_non_finite(tensor: TensorProto, name: str, is_weight: bool) -> None:
-    if tensor.data_type not in _FLOATS:
-        return
-    array = onnx.numpy_helper.to_array(tensor)
+def _refuse_non_finite(array: np.ndarray[Any, Any], name: str, is_weight: bool) -> None:
     # A sum is finite only when every element is, and needs no second array; it may overflow though.
     with np.errstate(all="ignore"):
         if np.isfinite(array.sum(dtype=np.float64)):
@@ -239,7 +243,7 @@ def _skeleton(proto: ModelProto) -> ModelProto:
         value.type.tensor_type.shape.SetInParent()
     listed = {v.name for v in graph.input}
     for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) <= _SKELETON_BYTES:
+        if len(tensor.raw_data) <= _SKELETON_BYTES and not tensor.data_location:
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(
@@ -248,7 +252,7 @@ def _skeleton(proto: ModelProto) -> ModelProto:
     return skeleton
 
 
-def _to_ir(proto: ModelProto) -> ir.Model:
+def _to_ir(proto: ModelProto, held: Arrays) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, RecursionError) as e:
@@ -260,19 +264,28 @@ def _to_ir(proto: ModelProto) -> ir.Model:
         ) from None
     name_nodes(model, unnamed=False)
     complete_inputs(model)
-    _hold_arrays(model)
+    _hold_arrays(model, held)
     return model
 
 
-def _hold_arrays(model: ir.Model) -> None:
-    """Let large weights be arrays, in place: a protobuf copies its bytes whenever they are asked for."""
-    for value in model.graph.initializers.values():
+def _hold_arrays(model: ir.Model, apart: Arrays) -> None:
+    """Let large weights be arrays, in place: a protobuf copies its bytes whenever they are asked for.
+
+    Args:
+        model: The model.
+        apart: Those whose data never was in the protobuf.
+    """
+    for name, value in model.graph.initializers.items():
         held = value.const_value
-        if held is not None and held.dtype == ir.DataType.FLOAT and held.nbytes >= _LARGE_BYTES:
-            value.const_value = ir.Tensor(
-                held.numpy(),
-                dtype=held.dtype,
-                name=held.name,
-                doc_string=held.doc_string,
-                metadata_props=dict(held.metadata_props),
-            )
+        if held is None or not (
+            name in apart or (held.dtype == ir.DataType.FLOAT and held.nbytes >= _LARGE_BYTES)
+        ):
+            continue
+        value.const_value = ir.Tensor(
+            apart[name] if name in apart else held.numpy(),
+            dtype=held.dtype,
+            shape=ir.Shape(held.shape.numpy()),
+            name=held.name,
+            doc_string=held.doc_string,
+            metadata_props=dict(held.metadata_props),
+        )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ import onnx_ir as ir
 from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph.child import MAX_CONSTANT_ELEMENTS, is_memory, pack, unpack
 from onnxadmm.graph.inputs import attempts, real_inputs
+from onnxadmm.graph.parts import serialise, split_mapped, stage_parts, temporary_folder
 from onnxadmm.graph.sandbox import run_limited
-from onnxadmm.graph.saving import serialise
 from onnxadmm.graph.walking import constant_of
 from onnxadmm.memory import GIB, available_bytes
 
@@ -25,6 +27,7 @@ MEMORY_BYTES = 4 * GIB
 TIMEOUT_S = 30.0
 # Inputs of all attempts cross a pipe together.
 MAX_INPUT_BYTES = 512 << 20
+_STAGED = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def probe(
     """Run a model once, unoptimised, with random inputs and every value as an output.
 
     The run happens in a child process with limited memory and time. Cost: a fifth of a second, the run
-    itself, and twice the model's size in memory.
+    itself, and twice the model's size in memory; of a model over 1 GiB, its size on the disk instead.
 
     Args:
         model: The model; isn't changed.
@@ -75,17 +78,23 @@ def probe(
     Raises:
         ModelError: ONNX Runtime can't run it; gives its reason.
         UnsupportedError: It has no kernel for an operator and element type.
-        ResourceError: The model is larger than the 2 GiB that cross to the child.
+        ResourceError: There is no room for a temporary copy of a model over 1 GiB.
     """
-    proto = ir.to_proto(model)
-    fetch = _fetch_everything(proto)
-    content = serialise(proto)
+    parts = split_mapped(model, _STAGED)
+    fetch = _fetch_everything(parts.proto)
     tried = _affordable(model, batch, seed, sizes)
     # Never below what an empty session takes, or a busy machine would refuse every model.
-    memory = min(memory_bytes + 4 * len(content), max(available_bytes(), GIB))
-    payload = _payload(model, content, fetch, tried)
-    timeout_s += len(content) / 5e7
-    answer, blobs = unpack(run_limited("probe", payload, timeout_s=timeout_s, memory_bytes=memory))
+    memory = min(memory_bytes + 4 * parts.size_bytes, max(available_bytes(), GIB))
+    timeout_s += parts.size_bytes / 5e7
+    with contextlib.ExitStack() as stack:
+        if parts.weights is None:
+            payload = _payload(model, serialise(parts.proto), None, fetch, tried)
+        else:
+            # ONNX Runtime maps the weights of a file; bytes it would copy.
+            folder = stack.enter_context(temporary_folder())
+            payload = _payload(model, b"", stage_parts(parts, folder, _STAGED), fetch, tried)
+        frame = run_limited("probe", payload, timeout_s=timeout_s, memory_bytes=memory)
+    answer, blobs = unpack(frame)
     if answer["error"]:
         raise _failure(answer, memory, tried[0])
     inputs = tried[answer["attempt"]]
@@ -132,7 +141,11 @@ def _affordable(
 
 
 def _payload(
-    model: ir.Model, content: bytes, fetch: list[str], tried: list[dict[str, np.ndarray]]
+    model: ir.Model,
+    content: bytes,
+    path: Path | None,
+    fetch: list[str],
+    tried: list[dict[str, np.ndarray]],
 ) -> bytes:
     types = {v.name: int(v.dtype or ir.DataType.FLOAT) for v in real_inputs(model)}
     blobs = [content]
@@ -149,7 +162,8 @@ def _payload(
                 blobs.append(array.tobytes())
             row.append([name, list(array.shape), index])
         rows.append(row)
-    return pack({"fetch": fetch, "types": types, "numpy": kinds, "attempts": rows}, blobs)
+    header = {"fetch": fetch, "types": types, "numpy": kinds, "attempts": rows}
+    return pack({**header, "model": None if path is None else str(path)}, blobs)
 
 
 def _failure(

@@ -7,10 +7,10 @@ import os
 import secrets
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 
 from onnxadmm.errors import ResourceError, one_line
+from onnxadmm.graph.parts import Content, Pieces, model_contents, serialise
 
 TEMPORARY = ".onnxadmm-"
 """What the name of a file begins with that isn't whole yet."""
@@ -25,43 +25,32 @@ def model_bytes(model: ir.Model) -> bytes:
     return serialise(ir.to_proto(model))
 
 
-def serialise(proto: onnx.ModelProto) -> bytes:
-    """Return a protobuf's bytes, always the same for the same content.
-
-    Raises:
-        ResourceError: It is larger than the 2 GiB that protobuf allows.
-    """
-    try:
-        return bytes(proto.SerializeToString(deterministic=True))
-    except Exception:  # noqa: BLE001  (EncodeError, from a package without types; or MemoryError)
-        raise ResourceError(
-            "the model doesn't fit into one ONNX file of 2 GiB; use a smaller one"
-        ) from None
-
-
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Write the model, whole or not at all.
+    """Write the model, whole or not at all; weights that one file can't hold go beside it.
 
     Raises:
-        ResourceError: The disk refuses, or the model is larger than 2 GiB.
+        ResourceError: The disk refuses.
     """
-    write_atomic(path, model_bytes(model))
+    target = Path(path)
+    for name, content in model_contents(model, target.name).items():
+        write_atomic(target.with_name(name), content)
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
+def write_atomic(path: str | os.PathLike[str], data: Content) -> None:
     """Write a file so that at every moment it is absent, the old one or the new one.
 
     A temporary file beside it is written, flushed to the disk and renamed.
 
     Args:
         path: Where to; its folder must exist.
-        data: The content; text is written as UTF-8.
+        data: The content; text is written as UTF-8, weights piece by piece.
 
     Raises:
         ResourceError: The disk refuses; nothing is left behind.
     """
     target = Path(path)
     content = data.encode() if isinstance(data, str) else data
+    pieces = content if isinstance(content, Pieces) else (content,)
     temporary: Path | None = None
     try:
         beside = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -69,7 +58,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         temporary = beside
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)  # noqa: PTH105  (as the rest here)

@@ -18,9 +18,9 @@ import torch
 from torch import fx
 
 from onnxadmm import ops
-from onnxadmm.bench import open_session, run
+from onnxadmm.bench import open_isolated, run
 from onnxadmm.errors import VerificationError
-from onnxadmm.graph import IMPORT_TOLERANCE, compare_outputs, distance, model_bytes, showing
+from onnxadmm.graph import IMPORT_TOLERANCE, compare_outputs, distance, showing
 from onnxadmm.modules.importing import Imported
 from onnxadmm.ops.element_types import from_torch, to_torch
 
@@ -68,7 +68,7 @@ def compare_with_runtime(model: ir.Model, imported: Imported, feed: Mapping[str,
         VerificationError: They differ by more than `IMPORT_TOLERANCE`, node by node too; names the node.
         ModelError: ONNX Runtime can't run it.
     """
-    session = open_session(model_bytes(model), name="the imported model")
+    session = open_isolated(model, name="the imported model")
     expected = run(session, imported.outputs, feed)
     arguments = [_argument(feed[n]) for n in imported.inputs]
     with torch.inference_mode():
@@ -91,9 +91,7 @@ def _by_node(model: ir.Model, imported: Imported, feed: Mapping[str, Array]) -> 
     """Return the largest difference of a node's result from ONNX Runtime's, given the same inputs, and the node."""
     made = {v.name or "": (node, v) for node in model.graph for v in node.outputs}
     names = [n for n in imported.places if n in made]
-    session = open_session(
-        model_bytes(showing(model, names)), name="the imported model", optimize=False
-    )
+    session = open_isolated(showing(model, names), name="the imported model", optimize=False)
     expected = dict(zip(names, run(session, names, feed), strict=True))
     forced = _Forced(
         imported,

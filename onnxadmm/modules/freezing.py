@@ -18,8 +18,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from onnxadmm.bench import run
-from onnxadmm.errors import UnsupportedError, one_line
+from onnxadmm.bench import open_isolated, run
+from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph import constant_of
 from onnxadmm.ops import describe
 from onnxadmm.ops.element_types import from_torch, numpy_type, to_torch
@@ -94,16 +94,9 @@ class FrozenNode(nn.Module):
         return {**self.__dict__, "_session": None}
 
     def _open(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
-            return onnxruntime.InferenceSession(
-                self._content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as e:  # noqa: BLE001  (the bindings raise a dozen unrelated types)
+            return open_isolated(self._content, name=self._name)
+        except ModelError as e:
             raise UnsupportedError(
                 f"{self._name}: neither torch nor ONNX Runtime can run it ({one_line(e, 120)}); compress "
                 "without training"

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm.errors import SpecError, one_line
-from onnxadmm.graph import load_model, model_bytes, pin_dims, probe, random_inputs, real_inputs
+from onnxadmm.graph import load_model, pin_dims, probe, random_inputs, real_inputs
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.request import load_samples, resolve
 from onnxadmm.progress import Progress, Silent, Tick
@@ -78,7 +78,7 @@ def benchmark(
                 f"{one_line(first, 60)}; only models with the same inputs can be compared"
             )
     contents = {
-        (str(p) if n == 1 else f"{p} ({n})"): model_bytes(m)
+        (str(p) if n == 1 else f"{p} ({n})"): m
         for p, m, n in zip(paths, models, _occurrence(paths), strict=True)
     }
     data = _samples(paths[0], spec)

@@ -20,7 +20,7 @@ from onnxadmm.compact import (
     Proof,
     prove,
 )
-from onnxadmm.graph import IMPORT_TOLERANCE, model_bytes, probe
+from onnxadmm.graph import IMPORT_TOLERANCE, Content, model_contents, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
     Analysis,
@@ -69,7 +69,7 @@ class Result:
     model: ir.Model
     pruned: ir.Model
     report: Report
-    files: dict[str, bytes | str] = field(repr=False)
+    files: dict[str, Content] = field(repr=False)
 
     @property
     def passed(self) -> bool:
@@ -232,13 +232,12 @@ def _carry_out(
         foreseen=foreseen,
         journal=journal,
     )
-    content = model_bytes(compressed)
-    files: dict[str, bytes | str] = {"spec.yaml": dump_spec(spec)}
+    files: dict[str, Content] = {"spec.yaml": dump_spec(spec)}
     if compressed is not pruned:
-        files["model.float.onnx"] = model_bytes(pruned)
+        files.update(model_contents(pruned, "model.float.onnx"))
     files.update(render_all(report))
-    files["model.onnx"] = content
-    files[FINISHED] = receipt(belongs, content)
+    files.update(result := model_contents(compressed))
+    files[FINISHED] = receipt(belongs, result)
     return Result(compressed, pruned, report, files)
 
 

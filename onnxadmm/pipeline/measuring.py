@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm.compact import Account, account
-from onnxadmm.graph import Probe, model_bytes
+from onnxadmm.graph import Probe, model_size
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
@@ -37,7 +37,7 @@ def evaluate(
     original: Array | None = None
     found: dict[str, dict[str, float]] = {}
     for done, (name, model) in enumerate(models.items(), start=1):
-        session = bench.open_session(model_bytes(model), name=f"the {name} model")
+        session = bench.open_isolated(model, name=f"the {name} model")
         pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
         got = np.concatenate([piece[output] for piece in pieces])
         original = got if original is None else original
@@ -62,7 +62,7 @@ def time_models(
         journal.tick(done, 0, text)
 
     return bench.compare(
-        {name: model_bytes(m) for name, m in models.items()},
+        dict(models),
         settings,
         inputs.batch,
         rounds=request.spec.benchmark.rounds,
@@ -89,7 +89,7 @@ def accounts(
         original = replace(original, file_bytes=request.stored_bytes)
     cut = account(models.get("pruned", models["compressed"]), after)
     compressed = Account(
-        len(model_bytes(models["compressed"])),
+        model_size(models["compressed"]),
         cut.parameters,
         cut.nonzero_parameters,
         cut.macs,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from onnxadmm.errors import ResourceError, SpecError, one_line
-from onnxadmm.graph import TEMPORARY, write_atomic
+from onnxadmm.graph import TEMPORARY, Content, write_atomic
 
 LOCK = ".lock"
 
@@ -92,7 +93,7 @@ def _sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def write_all(folder: Path, files: Mapping[str, bytes | str]) -> None:
+def write_all(folder: Path, files: Mapping[str, Content]) -> None:
     """Write files in order, each atomically; put first what others refer to, last what counts."""
     for name, content in files.items():
         try:
@@ -100,3 +101,16 @@ def write_all(folder: Path, files: Mapping[str, bytes | str]) -> None:
         except OSError as e:
             raise ResourceError(f"output {one_line(folder / name, 120)}: {e.strerror}") from None
         write_atomic(folder / name, content)
+    _drop_superseded(folder, files)
+
+
+def _drop_superseded(folder: Path, files: Mapping[str, Content]) -> None:
+    """Remove the weights of earlier results, which lay beside a model that has been replaced."""
+    for name in files:
+        if not name.endswith(".onnx"):
+            continue
+        stem = re.escape(name.removesuffix(".onnx"))
+        for path in folder.iterdir():
+            if re.fullmatch(stem + r"\.[0-9a-f]{12}\.data", path.name) and path.name not in files:
+                with contextlib.suppress(OSError):
+                    path.unlink()

@@ -18,7 +18,7 @@ from onnxadmm.compact import (
     pack_tensors,
 )
 from onnxadmm.errors import VerificationError
-from onnxadmm.graph import model_bytes
+from onnxadmm.graph import model_size
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.spec import Spec
@@ -50,12 +50,10 @@ def pack(
         return model, ()
     packed = model.clone()
     packing = pack_tensors(packed)
-    content = model_bytes(packed)
-    before = model_bytes(model)
-    if not packing or len(content) >= len(before):
+    if not packing or model_size(packed) >= model_size(model):
         journal.progress.note("pack: no tensor gets smaller")
         return model, ()
-    left = _check(before, content, inputs)
+    left = _check(model, packed, inputs)
     if left:
         journal.warn(
             f"pack: ONNX Runtime here doesn't fold {', '.join(left)} when it makes the session; the model stays unpacked"
@@ -64,14 +62,14 @@ def pack(
     return packed, packing
 
 
-def _check(before: bytes, after: bytes, inputs: Inputs) -> list[str]:
+def _check(before: ir.Model, after: ir.Model, inputs: Inputs) -> list[str]:
     """Compare outputs, and return which operators ONNX Runtime still runs more of than before."""
     with tempfile.TemporaryDirectory() as folder:
         left, graphs = [], []
-        for number, content in enumerate((before, after)):
+        for number, graph in enumerate((before, after)):
             trace = Path(folder) / str(number)
             trace.mkdir()
-            session = bench.open_session(content, name="the packed model", trace=trace)
+            session = bench.open_isolated(graph, name="the packed model", trace=trace)
             left.append(session)
             held = onnx.load(trace / "optimized.onnx", load_external_data=False)
             graphs.append([n.op_type for n in held.graph.node])

@@ -15,7 +15,7 @@ from onnxadmm import bench
 from onnxadmm._version import __version__
 from onnxadmm.data import fingerprint
 from onnxadmm.errors import InputError
-from onnxadmm.graph import load_model
+from onnxadmm.graph import Content, Pieces, load_model
 from onnxadmm.pipeline.request import Request, Samples
 from onnxadmm.report import Report
 
@@ -46,21 +46,22 @@ def training_identity(whole: Mapping[str, str], threads: int) -> dict[str, str]:
     return {**{n: v for n, v in whole.items() if n != "whole spec"}, "threads": str(threads)}
 
 
-def receipt(whole: Mapping[str, str], model: bytes) -> str:
+def receipt(whole: Mapping[str, str], model: Mapping[str, Content]) -> str:
     """Return the text of `FINISHED` for a result."""
-    return json.dumps({**whole, "result": _digest(model)}, indent=1) + "\n"
+    digests = {name: _digest(content) for name, content in model.items()}
+    return json.dumps({**whole, "result": digests}, indent=1) + "\n"
 
 
 def finished(folder: Path, whole: Mapping[str, str]) -> tuple[ir.Model, ir.Model, Report] | None:
     """Return the result, the pruned graph and the report of this very run, if it finished before."""
     try:
         stored = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-        result = stored.pop("result")
-        content = (folder / "model.onnx").read_bytes()
+        result = {_plain(name): digest for name, digest in stored.pop("result").items()}
+        present = {name: _digest_of_file(folder / name) for name in result}
         report = Report.from_json((folder / "report.json").read_bytes())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return None
-    if stored != whole or result != _digest(content):
+    if stored != whole or result != present or "model.onnx" not in result:
         return None
     compressed = load_model(folder / "model.onnx")
     floats = folder / "model.float.onnx"
@@ -68,5 +69,22 @@ def finished(folder: Path, whole: Mapping[str, str]) -> tuple[ir.Model, ir.Model
     return compressed, load_model(floats) if has_floats else compressed, report
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _digest(content: Content) -> str:
+    digest = hashlib.sha256()
+    if isinstance(content, Pieces):
+        content.update(digest)
+    else:
+        digest.update(content.encode() if isinstance(content, str) else content)
+    return digest.hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(name: str) -> str:
+    """Return a file's name, which must be one within the folder."""
+    if Path(name).name != name:
+        raise ValueError(name)
+    return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from onnxadmm.graph import (
     Probe,
     inline_functions,
     load_model,
-    model_bytes,
+    model_digest,
+    model_size,
     real_inputs,
     shared_uniform,
     untie_uniform,
@@ -78,7 +78,7 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
     else:
         parsed, folder = read_spec(Path(spec), overrides), Path(spec).parent
     graph, name, stored_bytes = open_model(model)
-    digest = hashlib.sha256(model_bytes(graph)).hexdigest()
+    digest = model_digest(graph)
     return Request(graph, name, parsed, folder, digest, stored_bytes)
 
 
@@ -96,7 +96,7 @@ def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
         graph, name = load_model(model), one_line(Path(model).name, 120)
     stored_bytes = None
     if holds_packed(graph) or shared_uniform(graph):
-        stored_bytes = len(model_bytes(graph))
+        stored_bytes = model_size(graph)
     unpack_tensors(graph)
     untie_uniform(graph)
     inline_functions(graph)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.bench import open_session, run
+from onnxadmm.bench import open_isolated, run
 from onnxadmm.errors import DataError, one_line
-from onnxadmm.graph import model_bytes
 from onnxadmm.spec import ActivationQuantization
 
 Array = np.ndarray[Any, Any]
@@ -60,7 +59,7 @@ def observe(
     for name in tensors:
         if name in values and name not in outputs:
             watched.graph.outputs.append(values[name])
-    session = open_session(model_bytes(watched), name="the calibration model", optimize=False)
+    session = open_isolated(watched, name="the calibration model", optimize=False)
     fetched = [n for n in tensors if n in values]
     seen: dict[str, list[Array]] = {n: [] for n in tensors}
     extremes: dict[str, tuple[float, float]] = {}

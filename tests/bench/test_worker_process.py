@@ -106,7 +106,14 @@ def test_no_worker_outlives_its_parent(tmp_path):
 
 
 def test_frames_carry_numbers_and_text_but_no_objects():
-    arrays = {"f": np.ones((2, 3), np.float16), "t": np.array(["a", "é"], object), "s": np.array(3)}
+    arrays = {
+        "f": np.ones((2, 3), np.float16),
+        "t": np.array(["a", "é"], object),
+        "u": np.array(["a", "é"]),
+        "s": np.array(3),
+    }
+    sequence = [np.ones(2), np.zeros((0, 3)), [None, np.array(["x"], object)]]
+    arrays["several"] = sequence
     frame = memoryview(wire.encode({"do": "warm"}, arrays))
     position = 0
 
@@ -118,9 +125,16 @@ def test_frames_carry_numbers_and_text_but_no_objects():
     found = wire.decode(read)
     assert found.values == {"do": "warm"}
     assert position == len(frame)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array)
-    assert found.arrays["t"].dtype.kind == "U"
+    several = found.arrays.pop("several")
+    assert several[2][0] is None
+    for array, sent in (
+        *((found.arrays[n], arrays[n]) for n in found.arrays),
+        *zip((*several[:2], several[2][1]), (*sequence[:2], sequence[2][1]), strict=True),
+    ):
+        assert array.dtype == sent.dtype
+        np.testing.assert_array_equal(array, sent)
+    with pytest.raises(ValueError, match="objects"):
+        wire.encode({}, {"x": np.array([{}, 1], object)})
 
 
 def test_warming_up_waits_until_the_times_settle(monkeypatch):
