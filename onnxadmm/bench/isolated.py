@@ -29,6 +29,7 @@ Array = np.ndarray[Any, Any]
 OPEN_S = 30.0
 """Seconds that making a session may take, and as many more as reading the model does at `READING_BYTES_PER_S`."""
 READING_BYTES_PER_S = 3e7
+START_S = 120.0
 NEVER_S = 1e6
 GRACE_S = 10.0
 """A run is asked to stop after its time, and its process is ended so many seconds later."""
@@ -57,8 +58,10 @@ class _Keeper:
         with self._lock:
             # After a fork the pipes are the parent's.
             if self._worker is None or self._owner != os.getpid():
-                self._worker = WorkerProcess("the sessions", limit_s)
+                self._worker = WorkerProcess("the sessions", START_S)
                 self._owner, self._dropped = os.getpid(), []
+                # What importing takes on a busy machine isn't the model's.
+                self.ask(self._worker, {"do": "start"}, {}, START_S)
             worker, self._next = self._worker, self._next + 1
             answer = self.ask(worker, {"do": "load", "key": self._next, **values}, {}, limit_s)
             return worker, self._next, answer

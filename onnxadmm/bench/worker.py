@@ -254,6 +254,12 @@ class _Sessions(_Worker):
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).malloc_trim(0)
 
+    def start(self, message: Message) -> tuple[dict[str, Any], Arrays]:  # noqa: ARG002
+        """Import what takes time."""
+        import onnxruntime  # noqa: F401
+
+        return {}, {}
+
     def load(self, message: Message) -> tuple[dict[str, Any], Arrays]:
         """Make a session and describe its interface."""
         values = message.values
@@ -298,6 +304,7 @@ _ANSWERS: dict[str, Callable[[_Sessions, Message], tuple[dict[str, Any], Arrays]
     "time": _Sessions.time,
     "memory": _Sessions.memory,
     "trace": _Sessions.trace,
+    "start": _Sessions.start,
     "load": _Sessions.load,
     "run": _Sessions.run_once,
     "end_profiling": _Sessions.end_profiling,
