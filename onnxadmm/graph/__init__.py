@@ -1,7 +1,7 @@
 """The graph: loading it safely, probing it, walking it, writing it. Knows no torch."""
 
 from onnxadmm.graph.distance import IMPORT_TOLERANCE, compare_outputs, distance
-from onnxadmm.graph.inputs import pin_dims, random_inputs, real_inputs
+from onnxadmm.graph.inputs import attempts, pin_dims, random_inputs, real_inputs
 from onnxadmm.graph.loading import load_model
 from onnxadmm.graph.normalise import (
     clear_stale,
@@ -35,6 +35,7 @@ __all__ = [
     "Pieces",
     "Probe",
     "all_nodes",
+    "attempts",
     "clear_stale",
     "compare_outputs",
     "complete_outputs",

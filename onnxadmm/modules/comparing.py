@@ -20,7 +20,13 @@ from torch import fx
 from onnxadmm import ops
 from onnxadmm.bench import open_isolated, run
 from onnxadmm.errors import VerificationError
-from onnxadmm.graph import IMPORT_TOLERANCE, compare_outputs, distance, showing
+from onnxadmm.graph import (
+    IMPORT_TOLERANCE,
+    compare_outputs,
+    distance,
+    showing,
+    subgraphs,
+)
 from onnxadmm.modules.importing import Imported
 from onnxadmm.ops.element_types import from_torch, to_torch
 
@@ -124,15 +130,20 @@ class _Forced(fx.Interpreter):
 
 def _unit(value: ir.Value) -> float:
     """Return 1 where a value is the result of bounded functions and nothing but moved since, else 0."""
-    waiting, seen = [value], set()
+    waiting, seen = [value], {id(value)}
     while waiting:
-        node = waiting.pop().producer()
-        if node is None or node.op_type not in _BOUNDED | _MOVING:
+        current = waiting.pop()
+        node = current.producer()
+        if node is None or node.op_type not in _BOUNDED | _MOVING | {"If"}:
             return 0.0
-        if node.op_type in _MOVING and id(node) not in seen:
-            seen.add(id(node))
-            sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-            waiting += [v for v in sources if v is not None]
+        sources: list[ir.Value | None] = []
+        if node.op_type == "If":
+            sources += [g.outputs[node.outputs.index(current)] for g in subgraphs(node)]
+        elif node.op_type in _MOVING:
+            sources += node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        fresh = [v for v in sources if v is not None and id(v) not in seen]
+        seen |= {id(v) for v in fresh}
+        waiting += fresh
     return 1.0
 
 

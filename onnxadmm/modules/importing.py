@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import fx, nn
 
 from onnxadmm import ops
 from onnxadmm.errors import UnsupportedError, one_line
-from onnxadmm.graph import Probe, constant_of, subgraphs
+from onnxadmm.graph import Probe, attempts, constant_of, subgraphs
 from onnxadmm.modules.control import Branches, Repetition, Sweep, evaluate
 from onnxadmm.modules.freezing import captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
@@ -62,7 +63,28 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
     Raises:
         UnsupportedError: A node that can't be trained; names node and operator.
     """
-    scope = _Scope(model, probe)
+    for inputs in (probe.inputs, *(attempts(model, 1, None, 0) if _branches(model) else ())):
+        # Both branches of an If are built, and the inputs that ran may fit the taken one alone.
+        with contextlib.suppress(_UnsampledError):
+            return _assemble(_Scope(model, probe, inputs))
+    return _assemble(_Scope(model, probe, probe.inputs, patient=False))
+
+
+class _UnsampledError(UnsupportedError):
+    """A subgraph doesn't run on the samples at hand."""
+
+
+def _branches(model: ir.Model) -> bool:
+    return any(node.op_type == "If" for node in model.graph.all_nodes())
+
+
+def _assemble(scope: _Scope) -> Imported:
+    """Walk the graph and return the module that results.
+
+    Raises:
+        UnsupportedError: A node that can't be trained.
+    """
+    model = scope.model
     for value in model.graph.inputs:
         if value.name not in model.graph.initializers:
             scope.add_input(value)
@@ -94,8 +116,25 @@ _FIRST_SCAN = 9
 class _Scope:
     """The torch graph under construction (`ops.BuildScope`)."""
 
-    def __init__(self, model: ir.Model, probe: Probe, parent: _Scope | None = None) -> None:
-        self._model, self._parent = model, parent
+    def __init__(
+        self,
+        model: ir.Model,
+        probe: Probe,
+        inputs: Mapping[str, Array],
+        parent: _Scope | None = None,
+        *,
+        patient: bool = True,
+    ) -> None:
+        """Begin an empty graph.
+
+        Args:
+            model: The model.
+            probe: Shapes and types of the main graph's values.
+            inputs: What subgraphs are tried on, to learn the shapes inside them.
+            parent: The scope around a subgraph.
+            patient: Whether other inputs may come, where a subgraph doesn't run on these.
+        """
+        self.model, self._parent, self._inputs, self._patient = model, parent, inputs, patient
         self._samples: dict[Any, Any] = {}
         self.root = nn.Module()
         self.graph = fx.Graph()
@@ -144,7 +183,7 @@ class _Scope:
         try:
             return evaluate(self.graph, self.root, self._samples, self.tensor(value))
         except Exception as e:  # noqa: BLE001  (torch raises what it likes)
-            raise UnsupportedError(
+            raise (_UnsampledError if self._patient else UnsupportedError)(
                 f"value {one_line(value.name, 60)!r}: its shape is not known ({one_line(e, 80)}); compress "
                 "without training"
             ) from None
@@ -182,8 +221,8 @@ class _Scope:
         self.inputs.append(name)
         stands = self.graph.placeholder(f"input_{len(self.inputs)}")
         self._there[name] = stands
-        if name in self._probe.inputs and self._parent is None:
-            array = np.asarray(self._probe.inputs[name])
+        if name in self._inputs and self._parent is None:
+            array = np.asarray(self._inputs[name])
             self._samples[stands] = array if array.dtype.kind in "OUS" else to_torch(array)
 
     def output(self, value: ir.Value) -> Any:
@@ -202,6 +241,8 @@ class _Scope:
         learned = any(v.name in self._learned or id(v) in self._weights for v in read + inside)
         try:
             named = zip((v.name for v in node.outputs), self._build(node), strict=False)
+        except _UnsampledError:
+            raise
         except UnsupportedError as refusal:
             named = zip(*self._freeze(node, refusal, learned=learned), strict=True)
         for name, output in named:
@@ -296,7 +337,7 @@ class _Scope:
     def _body(self, node: ir.Node, name: str, samples: list[Any], around: list[ir.Value]) -> _Scope:
         """Return a subgraph built in a scope of its own; its inputs, then what it reads from around it."""
         graph = node.attributes[name].as_graph()
-        scope = _Scope(self._model, self._probe, self)
+        scope = _Scope(self.model, self._probe, {}, self, patient=self._patient)
         given = [*zip(graph.inputs, samples, strict=True), *((v, self._sample(v)) for v in around)]
         for value, sample in given:
             scope.add_input(value)

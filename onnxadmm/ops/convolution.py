@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
-from onnxadmm.ops._attributes import integer
+from onnxadmm.ops._attributes import integer, text
 from onnxadmm.ops._base import (
     BuildScope,
     CutScope,
@@ -96,10 +96,17 @@ class Conv(Operator):
                 f"{describe(node)}: a convolution over {dimensions} spatial axes has no torch "
                 "counterpart; compress without training"
             )
-        window = read_window(node, shape[2:], scope.shape(x)[2:])
         data = scope.tensor(x)
+        auto = text(node, "auto_pad", "NOTSET")
+        same = auto in ("SAME_UPPER", "SAME_LOWER")
+        # Without strides such pads are the same for every size.
+        window = read_window(node, shape[2:], shape[2:])
         padding = window.before
-        if not window.symmetric:
+        if same and max(window.strides) > 1:
+            reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
+            data = scope.call(_pad_same, data, reach, list(window.strides), auto == "SAME_UPPER")
+            padding = (0,) * dimensions
+        elif not window.symmetric:
             data = scope.call(F.pad, data, window.torch_pads())
             padding = (0,) * dimensions
         return scope.call(
@@ -118,3 +125,19 @@ class Conv(Operator):
         assert node.inputs[1] is not None
         weight = shapes[node.inputs[1].name or ""]
         return math.prod(shapes[node.outputs[0].name or ""]) * math.prod(weight[1:])
+
+
+def _pad_same(x: Any, reach: list[int], strides: list[int], upper: bool) -> Any:
+    """Pad so that ceil(size / stride) windows of `reach` elements fit, whatever the size.
+
+    What is odd goes to the end if `upper`, else to the front.
+    """
+    import torch.nn.functional as F  # noqa: N812
+
+    pads: list[int] = []
+    for axis in reversed(range(len(strides))):
+        size, stride = x.shape[2 + axis], strides[axis]
+        total = max((-(-size // stride) - 1) * stride + reach[axis] - size, 0)
+        small, large = total // 2, total - total // 2
+        pads += [small, large] if upper else [large, small]
+    return F.pad(x, pads)

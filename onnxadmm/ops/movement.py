@@ -148,13 +148,12 @@ def _flatten_at(x: Any, axis: int) -> Any:
     return x.reshape(rows, int(np.prod(x.shape[axis:], dtype=np.int64)))
 
 
-def _axes(node: ir.Node, constant: Array | None, rank: int) -> list[int] | None:
-    """Return the axes of Squeeze or Unsqueeze, from the attribute or the second input."""
+def _given_axes(node: ir.Node, constant: Array | None) -> list[int] | None:
+    """Return the axes of Squeeze or Unsqueeze as they are given, by the attribute or the second input."""
     given = node.attributes.get("axes")
-    values = list(given.as_ints()) if given is not None else None
-    if values is None and constant is not None:
-        values = [int(a) for a in constant.reshape(-1)]
-    return None if values is None else sorted(normal_axis(a, rank) for a in values)
+    if given is not None:
+        return list(given.as_ints())
+    return None if constant is None else [int(a) for a in constant.reshape(-1)]
 
 
 @register
@@ -171,7 +170,7 @@ class Squeeze(Reshaping):
 
         assert node.inputs[0] is not None
         second = optional_input(node, 1)
-        axes = _axes(node, known(second, scope), scope.rank(node.inputs[0]))
+        axes = _given_axes(node, known(second, scope))
         x = scope.tensor(node.inputs[0])
         if second is not None and axes is None:
             return scope.call(_squeeze_at, x, scope.tensor(second))
@@ -196,11 +195,16 @@ class Unsqueeze(Reshaping):
         import torch
 
         second = optional_input(node, 1)
-        axes = _axes(node, known(second, scope), scope.rank(node.outputs[0]))
-        x = scope.tensor(node.inputs[0])
+        axes = _given_axes(node, known(second, scope))
+        data = node.inputs[0]
+        assert data is not None
+        if axes is not None and len(axes) > 1 and min(axes) < 0:
+            # They count in the result, of which nothing is known yet inside a Loop.
+            axes = [normal_axis(a, scope.rank(data) + len(axes)) for a in axes]
+        x = scope.tensor(data)
         if axes is None:
             return scope.call(_unsqueeze_at, x, scope.tensor(second))
-        for axis in axes:
+        for axis in sorted(axes):
             x = scope.call(torch.unsqueeze, x, axis)
         return x
 
@@ -304,15 +308,27 @@ class Split(Operator):
                 scope.replace_constant(node, 1, np.array(sizes, np.int64))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call torch's split with the sizes that the probe saw."""
+        """Call torch's split; parts of equal size are counted when it runs, and so are computed sizes."""
         import operator
 
-        import torch
+        axis, count = integer(node, "axis", 0), len(node.outputs)
+        sizes: Any = None
+        if "split" in node.attributes:
+            sizes = list(node.attributes["split"].as_ints())
+        elif len(node.inputs) > 1 and node.inputs[1] is not None:
+            content = known(node.inputs[1], scope)
+            sizes = scope.tensor(node.inputs[1]) if content is None else content.tolist()
+        pieces = scope.call(_split, scope.tensor(node.inputs[0]), sizes, count, axis)
+        return tuple(scope.call(operator.getitem, pieces, i) for i in range(count))
 
-        axis = integer(node, "axis", 0)
-        sizes = [scope.shape(o)[axis] for o in node.outputs]
-        pieces = scope.call(torch.split, scope.tensor(node.inputs[0]), sizes, dim=axis)
-        return tuple(scope.call(operator.getitem, pieces, i) for i in range(len(sizes)))
+
+def _split(x: Any, sizes: Any, count: int, axis: int) -> Any:
+    """Split into pieces of these sizes (a list, a tensor or None), or into equal ones but for the last."""
+    if sizes is None:
+        size = x.shape[axis]
+        part = -(-size // count)
+        sizes = [max(0, min(part, size - k * part)) for k in range(count)]
+    return x.split(sizes if isinstance(sizes, list) else sizes.tolist(), axis)
 
 
 @register

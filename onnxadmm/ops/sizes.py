@@ -61,6 +61,12 @@ class _Shapes(Protocol):
         """Return the concrete shape of the value."""
 
 
+def _rank(value: ir.Value, scope: _Shapes) -> int:
+    """Return the number of axes: in a branch that no run has taken that is all that is known."""
+    counted = getattr(scope, "rank", None)
+    return int(counted(value)) if counted is not None else len(scope.shape(value))
+
+
 def entries(value: ir.Value | None, scope: _Shapes) -> list[Entry] | None:
     """Return what each element of an integer tensor of rank 0 or 1 is, or None where that isn't known."""
     return None if value is None else _Reader(scope).entries(value)
@@ -89,7 +95,7 @@ def known(
     found = None if value is None else _Reader(scope, settled).entries(value)
     if value is None or found is None or not all(isinstance(e, int) for e in found):
         return None
-    return np.array(found, np.int64).reshape(scope.shape(value))
+    return np.array(found, np.int64).reshape((-1,) if _rank(value, scope) else ())
 
 
 def target_sizes(value: ir.Value | None, scope: BuildScope) -> tuple[Any, ...] | None:
@@ -201,7 +207,7 @@ class _Reader:
         node = value.producer()
         if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _RULES:
             return None
-        if len(self._scope.shape(value)) > 1:
+        if _rank(value, self._scope) > 1:
             return None
         found = _RULES[node.op_type](self, node)
         return found if found is not None and len(found) <= _MAX_ENTRIES else None
@@ -211,7 +217,7 @@ class _Reader:
     def _shape(self, node: ir.Node) -> list[Entry] | None:
         x = node.inputs[0]
         assert x is not None
-        rank = len(self._scope.shape(x))
+        rank = _rank(x, self._scope)
         inner = self.entries(x) if rank == 1 else None
         if inner is not None:
             # The length of a shape is a rank, which no input changes.

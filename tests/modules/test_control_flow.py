@@ -55,6 +55,40 @@ g (float[4, 3] x) => (float[3] last, float[4, 3] all) {
 }"""
 )
 
+# The other branch reads windows that the first inputs that run are too short for.
+LONGER = (
+    HEAD
+    + """
+g (float[N, L] x, int64 rate) => (float[N, 1] y) {
+    high = Constant<value = int64 {2}>()
+    axis = Constant<value = int64[1] {1}>()
+    fast = Equal(rate, high)
+    y = If(fast) <
+        then_branch = a () => (float[N, 1] p) {
+            t = Unsqueeze(x, axis)  m = Conv<strides = [20]>(t, w)  r = ReduceMean<axes = [-1], keepdims = 0>(m)
+            p = Identity(r)
+        },
+        else_branch = b () => (float[N, 1] q) {
+            t2 = Unsqueeze(x, axis)  m2 = Conv<strides = [2]>(t2, v)
+            r2 = ReduceMean<axes = [-1], keepdims = 0>(m2)  q = Identity(r2)
+        }
+    >
+}"""
+)
+SPLITTING = (
+    HEAD
+    + """
+g (float[N, 4] x) => (float[N, 4] last) {
+    times = Constant<value = int64 {2}>()
+    last = Loop(times, , x) <
+        body = b (int64 i, bool go, float[N, 4] h) => (bool on, float[N, 4] n) {
+            on = Identity(go)  m = MatMul(h, w)  left, right = Split<axis = 1>(m)
+            a = Sigmoid(left)  c = Tanh(right)  n = Concat<axis = 1>(c, a)
+        }
+    >
+}"""
+)
+
 
 def read(text, outer=(), **inner):
     """Parse a model; tensors of `inner` go into the subgraph that reads them, `outer` into the main graph."""
@@ -103,3 +137,22 @@ def check(model, imported, x):
     expected = open_session(model_bytes(model)).run(list(imported.outputs), {"x": x})
     got = [g.detach().numpy() for g in imported.module(torch.from_numpy(x))]
     assert compare_outputs(expected, got) < 1e-5
+
+
+def test_a_branch_that_the_first_inputs_are_too_short_for_is_built_all_the_same():
+    model = read(LONGER, (), w=(1, 1, 40), v=(1, 1, 4))
+    imported = import_model(model, probe(model))
+    assert not imported.frozen
+    session = open_session(model_bytes(model))
+    for length, rate in ((64, 1), (64, 2), (81, 2)):
+        x = np.random.default_rng(1).standard_normal((3, length)).astype(np.float32)
+        feed = {"x": x, "rate": np.array(rate, np.int64)}
+        got = imported.module(*(torch.from_numpy(feed[n]) for n in imported.inputs))
+        assert compare_outputs(session.run(None, feed), [g.detach().numpy() for g in got]) < 1e-5
+
+
+def test_equal_parts_are_split_inside_a_loop():
+    model = read(SPLITTING, (), w=(4, 4))
+    imported = import_model(model, probe(model))
+    assert not imported.frozen
+    check(model, imported, np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32))

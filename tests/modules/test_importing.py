@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -152,3 +153,40 @@ def test_an_attribute_that_a_builder_does_not_know_is_refused():
     conv.attributes["winograd"] = ir.AttrInt64("winograd", 1)
     with pytest.raises(UnsupportedError, match="'winograd'"):
         import_model(model, seen)
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_pads_that_depend_on_the_size_follow_it(auto):
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 2, H, W] x) => (float[N, 3, h, w] y) {{
+        y = Conv<auto_pad = "{auto}", strides = [2, 3]>(x, k)
+    }}"""
+    proto = onnx.parser.parse_model(text)
+    kernel = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "k"))
+    model = ir.from_proto(proto)
+    imported, session = import_model(model, probe(model)), open_session(model_bytes(model))
+    for height, width in ((8, 8), (9, 7), (7, 10), (3, 11)):
+        x = np.random.default_rng(1).standard_normal((2, 2, height, width)).astype(np.float32)
+        got = [imported.module(torch.from_numpy(x))[0].detach().numpy()]
+        assert compare_outputs(session.run(None, {"x": x}), got) < 1e-5
+
+
+def test_levels_reach_a_frozen_node_in_their_own_type():
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 3] x) => (float[N, 2] y) <int8[3, 2] w = {1, -2, 3, 4, 5, -6}, float[2] b = {0.5, -0.5}> {
+        levels, scale, zero = DynamicQuantizeLinear(x)
+        product = MatMulInteger(levels, w, zero)
+        number = Cast<to = 1>(product)
+        scaled = Mul(number, scale)
+        y = Add(scaled, b)
+    }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    imported = import_model(model, probe(model))
+    assert len(imported.frozen) == 1
+    x = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+    got = [imported.module(torch.from_numpy(x))[0].detach().numpy()]
+    expected = open_session(model_bytes(model)).run(None, {"x": x})
+    assert compare_outputs(expected, got) < 1e-5
