@@ -20,6 +20,7 @@ from onnxadmm.graph import Probe, attempts, constant_of, subgraphs
 from onnxadmm.modules.control import Branches, Repetition, Sweep, evaluate
 from onnxadmm.modules.freezing import captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
+from onnxadmm.modules.statistics import let_statistics_run
 from onnxadmm.ops.element_types import kind_of, to_torch, torch_type
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +37,7 @@ class Imported:
         outputs: Names of the outputs, in order.
         frozen: Nodes that ONNX Runtime executes as they are; no gradient passes through them.
         places: Value name in the main graph -> name of the node of `module.graph` that computes it.
+        statistics: Name in the graph -> buffer, of running statistics that follow the batches in training.
     """
 
     module: fx.GraphModule
@@ -44,21 +46,29 @@ class Imported:
     outputs: tuple[str, ...]
     frozen: tuple[str, ...] = ()
     places: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that training changes, by its name in the graph: weights and running statistics."""
+        return {**self.binding, **self.statistics}
 
     def weights(self) -> dict[str, Array]:
-        """Return a copy of every weight as it is now, by its name in the graph."""
-        return {name: p.detach().cpu().numpy().copy() for name, p in self.binding.items()}
+        """Return a copy of all that training changes as it is now, by its name in the graph."""
+        return {name: t.detach().cpu().numpy().copy() for name, t in self.state.items()}
 
 
-def import_model(model: ir.Model, probe: Probe) -> Imported:
+def import_model(model: ir.Model, probe: Probe, *, statistics: bool = False) -> Imported:
     """Build a torch module that computes what the graph computes.
 
-    Weights (`ops.weights`) become parameters in their original layout, under their original names;
+    Weights that learn (`ops.roles`) become parameters in their original layout, under their original names;
     other tensors become buffers. The graph isn't changed.
 
     Args:
         model: The graph.
         probe: Concrete shapes; only ranks and spatial sizes of SAME pads are read from it.
+        statistics: Whether BatchNormalization takes the batch's statistics while the module is in training
+            mode, and its running ones follow; else it computes what inference does.
 
     Raises:
         UnsupportedError: A node that can't be trained; names node and operator.
@@ -66,8 +76,9 @@ def import_model(model: ir.Model, probe: Probe) -> Imported:
     for inputs in (probe.inputs, *(attempts(model, 1, None, 0) if _branches(model) else ())):
         # Both branches of an If are built, and the inputs that ran may fit the taken one alone.
         with contextlib.suppress(_UnsampledError):
-            return _assemble(_Scope(model, probe, inputs))
-    return _assemble(_Scope(model, probe, probe.inputs, patient=False))
+            return _assemble(_Scope(model, probe, inputs), statistics=statistics)
+    last = _Scope(model, probe, probe.inputs, patient=False)
+    return _assemble(last, statistics=statistics)
 
 
 class _UnsampledError(UnsupportedError):
@@ -78,7 +89,7 @@ def _branches(model: ir.Model) -> bool:
     return any(node.op_type == "If" for node in model.graph.all_nodes())
 
 
-def _assemble(scope: _Scope) -> Imported:
+def _assemble(scope: _Scope, *, statistics: bool) -> Imported:
     """Walk the graph and return the module that results.
 
     Raises:
@@ -97,7 +108,8 @@ def _assemble(scope: _Scope) -> Imported:
     module.graph.eliminate_dead_code()
     module.recompile()
     module.graph.lint()
-    parameters = dict(module.named_parameters())
+    running = let_statistics_run(module) if statistics else []
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     binding = {name: parameters[path] for name, path in scope.bound.items() if path in parameters}
     return Imported(
         module=module,
@@ -106,6 +118,7 @@ def _assemble(scope: _Scope) -> Imported:
         outputs=tuple(v.name or "" for v in graph_outputs),
         frozen=tuple(scope.frozen),
         places=scope.places(),
+        statistics={n: buffers[path] for n, path in scope.bound.items() if path in running},
     )
 
 
@@ -145,7 +158,7 @@ class _Scope:
         self._probe = probe
         self._weights: dict[int, str] = {} if parent is None else parent._weights  # noqa: SLF001
         self._weights = self._weights or {
-            id(r.value): n for n, r in ops.roles(model).items() if r.weight and r.dequantize is None
+            id(r.value): n for n, r in ops.roles(model).items() if r.learns and r.dequantize is None
         }
         self.frozen: list[str] = []
         self._there: dict[str, Any] = {}

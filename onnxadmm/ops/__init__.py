@@ -52,10 +52,21 @@ from onnxadmm.ops._base import (
     unlabelled,
 )
 from onnxadmm.ops.axes import weight_axes
-from onnxadmm.ops.roles import Role, element_type, held, held_tensors, layer_weights, roles, weights
+from onnxadmm.ops.roles import (
+    INCLUDED,
+    Role,
+    choose,
+    element_type,
+    held,
+    held_tensors,
+    layer_weights,
+    roles,
+    weights,
+)
 from onnxadmm.ops.windows import Window, kernel_window
 
 __all__ = [
+    "INCLUDED",
     "BuildScope",
     "CutScope",
     "LabelScope",
@@ -70,6 +81,7 @@ __all__ = [
     "before_opset_7",
     "blocks",
     "casting",
+    "choose",
     "comparison",
     "convolution",
     "describe",

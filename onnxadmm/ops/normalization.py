@@ -55,5 +55,7 @@ class BatchNormalization(Operator):
             weight=scale,
             bias=bias,
             training=False,
+            # The standard's is the old statistics' share, torch's the new batch's.
+            momentum=1 - number(node, "momentum", 0.9),
             eps=number(node, "epsilon", 1e-5),
         )

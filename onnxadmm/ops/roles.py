@@ -9,7 +9,7 @@ weights and plain constants alike: `onnxadmm.ops.learnt` tells those apart.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -41,6 +41,9 @@ _RANDOM = {
     "RandomUniform",
     "RandomUniformLike",
 }
+_CHOICE = "onnxadmm.learns"
+INCLUDED = "the spec includes it"
+"""Why a tensor is a weight that the rule doesn't take for one."""
 LEVELS = {
     ir.DataType.INT2: (-2, 1),
     ir.DataType.UINT2: (0, 3),
@@ -65,6 +68,7 @@ class Role:
         why: Which node makes it one, or why it is none.
         readers: The nodes that use it as a weight.
         dequantize: The DequantizeLinear that reads it, of a weight that is stored in integers.
+        learns: Whether training changes it: a weight that nobody excluded.
     """
 
     value: ir.Value
@@ -72,6 +76,7 @@ class Role:
     why: str
     readers: tuple[ir.Node, ...] = ()
     dequantize: ir.Node | None = None
+    learns: bool = False
 
 
 def held(model: ir.Model) -> dict[str, ir.Value]:
@@ -95,18 +100,37 @@ def held_tensors(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def roles(model: ir.Model) -> dict[str, Role]:
-    """Return the role of every held tensor that could be a weight: floats, and dequantized integers."""
+    """Return the role of every held tensor that could be a weight: floats, and dequantized integers.
+
+    A choice that `choose` made for a tensor stands above the rule.
+    """
     flow = _Flow(model)
     found: dict[str, Role] = {}
     for name, value in held(model).items():
         kind = element_type(value)
         if kind is not None and kind.is_floating_point() and kind.itemsize > 1:
-            found[name] = flow.role(value, None)
+            found[name] = _chosen(flow.role(value, None))
         elif kind in LEVELS:
             node = _dequantizer(value)
             if node is not None:
-                found[name] = flow.role(value, node)
+                found[name] = _chosen(flow.role(value, node))
     return found
+
+
+def choose(value: ir.Value, *, learns: bool) -> None:
+    """Let a held tensor learn, or stay as it is, whatever the rule says; clones of the graph keep the choice."""
+    value.meta[_CHOICE] = learns
+
+
+def _chosen(role: Role) -> Role:
+    choice = role.value.meta.get(_CHOICE)
+    if choice is None:
+        return replace(role, learns=role.weight)
+    if choice:
+        readers = role.readers or tuple(dict.fromkeys(node for node, _ in role.value.uses()))
+        return replace(role, weight=True, learns=True, why=INCLUDED, readers=readers)
+    why = f"{role.why}; the spec excludes it" if role.weight else role.why
+    return replace(role, why=why)
 
 
 def weights(model: ir.Model) -> dict[str, ir.Value]:

@@ -128,11 +128,11 @@ def quantize_rules(analysis: Analysis, spec: Spec) -> list[tuple[Quantize, set[s
 
 
 def trainable_weights(model: ir.Model) -> dict[str, tuple[int, ...]]:
-    """Return weight name -> shape, of those stored as floats: integers are no values to prune."""
+    """Return weight name -> shape, of those that learn and are stored as floats: integers are no values to prune."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, role in ops.roles(model).items():
         content = constant_of(role.value)
-        if role.weight and role.dequantize is None and content is not None:
+        if role.learns and role.dequantize is None and content is not None:
             shapes[name] = content.shape
     return shapes
 

@@ -21,6 +21,7 @@ from onnxadmm.admm import (
     kept_channels,
 )
 from onnxadmm.channels import Pool
+from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import Probe, constant_of
 from onnxadmm.memory import available_bytes
 from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
@@ -142,7 +143,7 @@ class Learner:
         if not phases:
             return pruned
         with self._journal.stage("retrain"):
-            imported = import_model(pruned, seen)
+            imported = self._import(pruned, seen)
             self._check_import(pruned, imported)
             result = Trainer(
                 imported,
@@ -176,7 +177,7 @@ class Learner:
         )
         self._require_room(seen, self._settings, sets)
         with self._journal.stage("import"):
-            self._imported = import_model(self._request.model, seen)
+            self._imported = self._import(self._request.model, seen)
             self.import_error = self._check_import(self._request.model, self._imported)
             self._teacher = Teacher.of(self._imported.module, spec.objective, self._settings.output)
             if self._teacher is not None:
@@ -235,6 +236,17 @@ class Learner:
         if not self._resume:
             store.clear()
         return store
+
+    def _import(self, model: ir.Model, seen: Probe) -> Imported:
+        train = self._request.spec.train
+        imported = import_model(model, seen, statistics=train.statistics == "running")
+        for name, role in ops.roles(model).items():
+            if role.why == ops.INCLUDED and name not in imported.binding:
+                raise SpecError(
+                    f"train.include: {one_line(name, 60)!r} is no tensor that {ops.describe(role.readers[0])} "
+                    "computes with, but a number that it is built with; leave it out"
+                )
+        return imported
 
     def _check_import(self, model: ir.Model, imported: Imported) -> float:
         """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""

@@ -51,6 +51,7 @@ def constraints(
         coupled(c, targets[c.name], list(trainable)) for c in analysis.classes if c.name in targets
     ]
     sets += [pooled(p, list(trainable)) for p in pools]
+    _require_learning(analysis, trainable, targets, pools)
     held, axes = ops.weights(model), ops.weight_axes(model)
     for structure in LAYER_STRUCTURES:
         chosen: dict[str, tuple[int, Prune]] = {}
@@ -80,6 +81,23 @@ def constraints(
                     "to take positions from; name convolutions"
                 )
     return sets
+
+
+def _require_learning(
+    analysis: Analysis,
+    trainable: Mapping[str, tuple[int, ...]],
+    targets: Mapping[str, int],
+    pools: Sequence[Pool],
+) -> None:
+    """Refuse a class that loses channels and of which no tensor learns."""
+    pruned = {*targets, *(c.name for p in pools for c in p.classes)}
+    for c in analysis.classes:
+        learns = any(s.tensor in trainable and not s.statistics for s in c.slices)
+        if c.name in pruned and not learns:
+            raise SpecError(
+                f"prune: no tensor of channel class {one_line(c.name, 60)!r} learns; take one out of "
+                "train.exclude, or leave the class's layers out of prune"
+            )
 
 
 def _matrices(

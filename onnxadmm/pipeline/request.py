@@ -26,6 +26,7 @@ from onnxadmm.graph import (
     shared_uniform,
     untie_uniform,
 )
+from onnxadmm.pipeline.choosing import choose_weights
 from onnxadmm.spec import Spec, Split, parse_spec, read_spec
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -78,6 +79,7 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
     else:
         parsed, folder = read_spec(Path(spec), overrides), Path(spec).parent
     graph, name, stored_bytes = open_model(model)
+    choose_weights(graph, parsed.train)
     digest = model_digest(graph)
     return Request(graph, name, parsed, folder, digest, stored_bytes)
 

@@ -31,6 +31,7 @@ from onnxadmm.spec.training import (
     Rho,
     Schedule,
     Steps,
+    Train,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Spec",
     "Split",
     "Steps",
+    "Train",
     "WeightQuantization",
     "dump_spec",
     "parse_spec",

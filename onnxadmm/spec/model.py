@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from onnxadmm.spec.compression import Prune, Quantize
 from onnxadmm.spec.sections import PositiveFloat, PositiveInt, Section, Text, whole
-from onnxadmm.spec.training import Metric, Objective, Schedule
+from onnxadmm.spec.training import Metric, Objective, Schedule, Train
 
 
 class Split(Section):
@@ -148,6 +148,7 @@ class Spec(Section):
     version: Annotated[Literal[1], BeforeValidator(whole)]
     data: Data | None = Field(None, description="Without it the model is compressed in one shot.")
     objective: Objective = Objective()
+    train: Train = Train()
     prune: tuple[Prune, ...] = ()
     quantize: tuple[Quantize, ...] = ()
     schedule: Schedule = Schedule()

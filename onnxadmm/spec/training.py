@@ -73,6 +73,22 @@ Option = bool | int | float | Text | tuple[int | float, ...]
 Options = Annotated[dict[Text, Option], Field(max_length=32)]
 
 
+class Train(Section):
+    """Which tensors learn. By default those that play a weight's role; `inspect` lists them."""
+
+    include: tuple[Text, ...] = Field(
+        (), description="Globs over tensor and node names: these learn as well (floats only)."
+    )
+    exclude: tuple[Text, ...] = Field(
+        (), description="Globs: these stay as they are; channels still go. Stronger than include."
+    )
+    statistics: Literal["frozen", "running"] = Field(
+        "frozen",
+        description="BatchNormalization's mean and variance. frozen: as the model holds them, as in inference. "
+        "running: normalise by the batch and let them follow, as in usual training.",
+    )
+
+
 class Optimizer(Section):
     """The W-step's optimizer, and the retraining's."""
 

@@ -316,7 +316,7 @@ class Trainer:
 
     def _capture(self, descent: Descent | None, *, copy: bool = True) -> Checkpoint:
         """Return the state of the run; `copy` detaches it from what training changes in place."""
-        tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.binding.items()}
+        tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.state.items()}
         tensors.update({f"mask.{n}": m for n, m in self.masks.items()})
         state: dict[str, Any] = {
             "position": asdict(self.position),
@@ -332,7 +332,7 @@ class Trainer:
 
     @torch.no_grad()
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
-        for name, weight in self.imported.binding.items():
+        for name, weight in self.imported.state.items():
             weight.copy_(checkpoint.tensors[f"weight.{name}"])
         self.masks = checkpoint.under("mask.", self.accelerator.device)
         self.position = Position(**checkpoint.state["position"])
