@@ -16,6 +16,7 @@ data:
   batch_size: 32
 objective:
   {loss: cross_entropy, metric: accuracy, output: logits, distill: {weight: 0.5, temperature: 4.0}}
+train: {include: ["scale*"], exclude: [head, "*.bias"], statistics: running}
 prune:
   - {layers: "*", structure: channel, amount: 0.7, unit: channels, round_to: 8, min_channels: 2}
   - {layers: ["fc*", "/head/Gemm"], structure: unstructured, amount: 0.95, unit: parameters}
