@@ -1,0 +1,155 @@
+"""Import one ONNX file and try all that an import promises: outputs, open batch, gradients, a step, the way back.
+
+    python models/exports/imports_trial.py FILE
+
+Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from onnxadmm import ops
+from onnxadmm.bench import open_session
+from onnxadmm.errors import OnnxadmmError, VerificationError
+from onnxadmm.graph import (
+    OTHER_FLOATS,
+    Probe,
+    inline_functions,
+    load_model,
+    model_bytes,
+    probe,
+    random_inputs,
+    widen,
+)
+from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
+from onnxadmm.ops.element_types import to_torch
+
+Feed = dict[str, np.ndarray[Any, Any]]
+BATCHES = (1, 3)
+STEP = 1e-3
+"""Length of the step, relative to all weights together."""
+
+
+def try_import(path: Path) -> dict[str, Any]:
+    """Return what holds of a file's import; a refusal is a part of it."""
+    started = time.monotonic()
+    try:
+        result = _tried(load_model(path))
+    except VerificationError as e:
+        result = {"import_error": 1.0, "wrong": str(e)}
+    except OnnxadmmError as e:
+        result = {"import_refused": str(e)}
+    return {**result, "import_s": round(time.monotonic() - started, 1)}
+
+
+def _tried(model: ir.Model) -> dict[str, Any]:
+    inline_functions(model)
+    kinds = {ops.element_type(v) for v in ops.weights(model).values()}
+    if kinds & OTHER_FLOATS:
+        model = widen(model)
+    seen = probe(model)
+    imported = import_model(model, seen)
+    imported.module.eval()
+    result: dict[str, Any] = {
+        "weights": len(imported.binding),
+        "frozen": sorted({n.split(" ")[0] for n in imported.frozen}),
+        **_compared(model, seen, imported),
+    }
+    before = model_bytes(model)
+    write_back(model, imported.weights())
+    result["back_unchanged"] = model_bytes(model) == before
+    feed = next(_feeds(model, seen, imported, BATCHES[0]))
+    result |= _stepped(model, imported, feed)
+    return result
+
+
+def _compared(model: ir.Model, seen: Probe, imported: Imported) -> dict[str, Any]:
+    """Return the errors against ONNX Runtime, and the batches at which it ran."""
+    worst = apart = 0.0
+    batches: list[int] = []
+    for batch in BATCHES:
+        for feed in _feeds(model, seen, imported, batch):
+            try:
+                open_session(model_bytes(model)).run(None, feed)
+            except Exception:  # (ONNX Runtime raises what it likes)
+                # Batch 1 ran already: an open batch that the graph itself doesn't honour.
+                if batch == BATCHES[0]:
+                    raise
+                continue
+            parity = compare_with_runtime(model, imported, feed)
+            worst, apart = max(worst, parity.error), max(apart, parity.outputs)
+            batches.append(
+                feed[imported.inputs[0]].shape[0] if feed[imported.inputs[0]].ndim else 1
+            )
+    return {"import_error": worst, "outputs_error": apart, "batches": sorted(set(batches))}
+
+
+def _stepped(model: ir.Model, imported: Imported, feed: Feed) -> dict[str, Any]:
+    """Take one step of gradient descent, write it back and compare again; the graph is changed."""
+    arguments = [to_torch(feed[n]) if feed[n].dtype != object else feed[n] for n in imported.inputs]
+    outputs = [
+        o for o in imported.module(*arguments) if isinstance(o, torch.Tensor) and o.requires_grad
+    ]
+    if not outputs:
+        return {"gradients": "none"}
+    sum(o.float().square().mean() for o in outputs).backward()  # type: ignore[union-attr]
+    slopes = {n: p.grad for n, p in imported.binding.items() if p.grad is not None}
+    odd = [n for n, g in slopes.items() if not bool(torch.isfinite(g).all())]
+    if odd:
+        return {"gradients": f"not finite: {', '.join(odd[:3])}"}
+    length = sum(float(g.double().square().sum()) for g in slopes.values()) ** 0.5
+    size = sum(float(p.detach().double().square().sum()) for p in imported.binding.values()) ** 0.5
+    with torch.no_grad():
+        for name, slope in slopes.items():
+            imported.binding[name] -= STEP * size / max(length, 1e-30) * slope
+    write_back(model, imported.weights())
+    parity = compare_with_runtime(model, imported, feed)
+    return {
+        "gradients": f"{len(slopes)} of {len(imported.binding)}",
+        "step_error": parity.error,
+        "step_outputs_error": parity.outputs,
+    }
+
+
+def _feeds(model: ir.Model, seen: Probe, imported: Imported, batch: int) -> Iterator[Feed]:
+    """Yield random inputs, and positive ones."""
+    shapes = {
+        v.name or "": _shape(v, seen.shapes[v.name or ""], batch)
+        for v in model.graph.inputs
+        if v.name in imported.inputs
+    }
+    drawn = random_inputs(model, shapes, np.random.default_rng(batch))
+    yield drawn
+    yield {n: np.asarray(np.abs(a)) if a.dtype.kind == "f" else a for n, a in drawn.items()}
+
+
+def _shape(value: ir.Value, ran: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    declared = value.shape
+    free = declared is not None and len(declared) and not isinstance(declared[0], int)
+    return (batch, *ran[1:]) if free else ran
+
+
+def main() -> None:
+    """Try the file that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    torch.set_num_threads(1)
+    try:
+        result = try_import(parser.parse_args().file)
+    except Exception as e:  # noqa: BLE001  (a bug of ours is a result too)
+        result = {"import_refused": f"crash: {type(e).__name__}: {e}"[:300]}
+    print(json.dumps(result, allow_nan=True))
+
+
+if __name__ == "__main__":
+    main()
