@@ -11,14 +11,8 @@ from onnxadmm.admm.constraints import (
     joint_masks,
     kept_channels,
 )
-from onnxadmm.admm.levels import (
-    BINARY,
-    TERNARY,
-    QuantizedWeight,
-    power_levels,
-    project_levels,
-    uniform_levels,
-)
+from onnxadmm.admm.grids import Grid
+from onnxadmm.admm.levels import QuantizedWeight
 from onnxadmm.admm.penalty import Penalty, make_penalty
 from onnxadmm.admm.pooled import PooledChannels, pooled
 from onnxadmm.admm.projections import project_unstructured, top_k_mask
@@ -26,11 +20,10 @@ from onnxadmm.admm.sets import LAYER_STRUCTURES, Layout, Unreachable, make_layer
 from onnxadmm.admm.solver import Residuals, Solver
 
 __all__ = [
-    "BINARY",
     "LAYER_STRUCTURES",
-    "TERNARY",
     "Constraint",
     "CoupledChannels",
+    "Grid",
     "Layout",
     "Penalty",
     "PooledChannels",
@@ -46,9 +39,6 @@ __all__ = [
     "make_layer_set",
     "make_penalty",
     "pooled",
-    "power_levels",
-    "project_levels",
     "project_unstructured",
     "top_k_mask",
-    "uniform_levels",
 ]

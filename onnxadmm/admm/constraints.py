@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from onnxadmm.admm.grids import Grid
 from onnxadmm.admm.projections import slice_energy, top_k_mask
 from onnxadmm.channels import ChannelClass, Slice
 
@@ -30,11 +31,19 @@ class Constraint(ABC):
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return, for each tensor, the boolean mask of what the closest member keeps.
 
-        Masks broadcast to the tensor's shape. The projection is the weight where the mask holds, else 0.
+        Masks broadcast to the tensor's shape. A tensor of which everything stays may be left out.
         """
 
+    def grids(self, weights: Mapping[str, Tensor]) -> dict[str, Grid]:
+        """Return the levels that the closest member lies on, for tensors that shall lie on levels."""
+        del weights
+        return {}
+
     def project(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the closest member of the set (Euclidean, over all its tensors together)."""
+        """Return the closest member of the set (Euclidean, over all its tensors together).
+
+        By default the weight where its mask holds, else 0.
+        """
         masks = self.masks(weights)
         return {n: torch.where(masks[n], weights[n], 0.0) for n in self.tensors}
 

@@ -39,7 +39,7 @@ def settings(spec: Spec) -> list[bench.Setting]:
 
 def peak_kinds(spec: Spec) -> list[bench.Kind]:
     """Return the element types that the models compute in, for the machine's peak."""
-    return ["float32", "int8"] if spec.quantize else ["float32"]
+    return ["float32", "int8"] if spec.int8 else ["float32"]
 
 
 def model_facts(

@@ -47,7 +47,7 @@ from onnxadmm.pipeline.request import (
 )
 from onnxadmm.pipeline.surgery import plan_surgery
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
-from onnxadmm.quantize import quantize
+from onnxadmm.quantize import OnLevels, quantize
 from onnxadmm.report import PackedTensor, Report, Verification, render_all
 from onnxadmm.spec import dump_spec
 
@@ -198,18 +198,19 @@ def _carry_out(
     learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:
         learner.keep_checkpoints(folder, belongs, resume=resume)
-    kept, trained = learner.decide(analysis, targets, pools)
+    kept, trained = learner.decide(analysis, targets, pools, rules)
     with journal.stage("cut"):
         steps = channel_steps(analysis, spec)
         surgery = plan_surgery(analysis, trained, kept, steps, feeds=feeds.proof(), journal=journal)
         pruned, kept = surgery.cut(), surgery.kept
         seen = probe(pruned)
     pruned = learner.retrain(pruned, seen)
+    pruned, on_levels = learner.quantize(pruned, seen, rules)
     with journal.stage("prove"):
         proof = prove(surgery.reference(pruned), pruned, feeds.proof())
         pruned = masters.restore(pruned, surgery)
     with journal.stage("quantize"):
-        compressed = _quantize(pruned, rules, samples, inputs, journal)
+        compressed = _quantize(pruned, rules, samples, inputs, trained=on_levels, journal=journal)
     with journal.stage("pack"):
         compressed, packing = pack(compressed, spec, inputs, journal)
     models = {"original": original, "pruned": pruned, "compressed": compressed}
@@ -246,13 +247,17 @@ def _quantize(
     rules: Sequence[Any],
     samples: Samples | None,
     inputs: Inputs,
+    *,
+    trained: Mapping[str, OnLevels],
     journal: Journal,
 ) -> ir.Model:
-    """Quantize what the rules name; without rules the graph itself comes back."""
+    """Make int8 what the rules name; where none asks for it the graph itself comes back."""
     if not rules or samples is None:
         return pruned
-    wanted = max(rule.activations.samples for rule, _ in rules)
-    result = quantize(pruned, rules, inputs.calibration(wanted))
+    wanted = max((r.int8.samples for r, _ in rules if r.int8 is not None), default=0)
+    if not wanted:
+        return pruned
+    result = quantize(pruned, rules, inputs.calibration(wanted), trained)
     for text in result.notes:
         journal.warn(text)
     return result.model
@@ -279,7 +284,7 @@ def _report(
         accounts["compressed"],
         metrics["compressed"],
         timings,
-        "int8" if request.spec.quantize else "float32",
+        "int8" if request.spec.int8 else "float32",
     )
     pruned = None
     if "pruned" in metrics:

@@ -68,7 +68,7 @@ def foresee(
                 "pruned",
             )
         )
-    if spec.quantize:
+    if spec.int8:
         found += [
             Foreseen(
                 f"int8 on {fmt.provider(p)} is often slower than float: its provider has few integer "

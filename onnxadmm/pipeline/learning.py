@@ -16,7 +16,9 @@ from onnxadmm import ops
 from onnxadmm.admm import (
     Constraint,
     CoupledChannels,
+    Grid,
     PooledChannels,
+    QuantizedWeight,
     joint_masks,
     kept_channels,
 )
@@ -28,10 +30,12 @@ from onnxadmm.modules import Imported, compare_with_runtime, import_model, write
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
-from onnxadmm.pipeline.limits import constraints
+from onnxadmm.pipeline.limits import constraints, level_sets
 from onnxadmm.pipeline.receipts import training_identity
 from onnxadmm.pipeline.request import Request, Samples, output_index
 from onnxadmm.progress import StopRequest
+from onnxadmm.quantize import OnLevels
+from onnxadmm.spec import Quantize
 from onnxadmm.training import (
     CheckpointStore,
     EpochRecord,
@@ -39,12 +43,14 @@ from onnxadmm.training import (
     Teacher,
     Trainer,
     plan_admm,
+    plan_levels,
     plan_retraining,
 )
 from onnxadmm.training.demand import estimate, require
 from onnxadmm.training.objectives import needs_teacher
 
 Array = np.ndarray[Any, Any]
+Rule = tuple[Quantize, set[str]]
 
 
 def free_memory() -> tuple[int, str]:
@@ -92,13 +98,19 @@ class Learner:
         self._imported: Imported | None = None
         self._teacher: Teacher | None = None
         self._settings: Settings | None = None
+        self._layers: Mapping[str, Sequence[str]] = {}
+        self._pruned = False
 
     def keep_checkpoints(self, folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
         """Write checkpoints under this output folder, and go on from them if asked."""
         self._folder, self._identity, self._resume = folder, dict(identity), resume
 
     def decide(
-        self, analysis: Analysis, targets: Mapping[str, int], pools: Sequence[Pool] = ()
+        self,
+        analysis: Analysis,
+        targets: Mapping[str, int],
+        pools: Sequence[Pool] = (),
+        rules: Sequence[Rule] = (),
     ) -> tuple[dict[str, Array], ir.Model]:
         """Find which channels stay and the weights that go with them, by training or in one shot.
 
@@ -106,6 +118,7 @@ class Learner:
             analysis: The model's channels.
             targets: From `channel_targets`.
             pools: From `channel_pools`.
+            rules: From `quantize_rules`; what they ask for is checked here, and done by `quantize`.
 
         Returns:
             Class name -> mask of the channels that stay, and the graph with its new weights.
@@ -116,9 +129,11 @@ class Learner:
         )
         by_channel = (CoupledChannels, PooledChannels)
         self._sparse = {n for c in sets if not isinstance(c, by_channel) for n in c.tensors}
-        if self._samples is not None and sets:
-            self._prepare(analysis.probe, self._samples, sets)
-        if self._settings is None or not self._request.spec.schedule.epochs:
+        self._layers, self._pruned = analysis.layers, bool(sets)
+        levels = level_sets(self._request.model, self._layers, rules, shapes)
+        if self._samples is not None and (sets or levels):
+            self._prepare(analysis.probe, self._samples, sets, levels)
+        if self._settings is None or not sets or not self._request.spec.schedule.epochs:
             masks, weights = self._project(sets, shapes)
         else:
             masks, weights = self._train(sets)
@@ -137,7 +152,7 @@ class Learner:
         network computes the same and has no masked channel left, so each step costs only what it must;
         single zeros stay masked.
         """
-        if self._settings is None:
+        if self._settings is None or not self._pruned:
             return pruned
         phases = plan_retraining(self._settings.schedule, self._settings.steps_per_epoch)
         if not phases:
@@ -159,10 +174,85 @@ class Learner:
             write_back(retrained, imported.weights())
         return retrained
 
-    def _prepare(self, seen: Probe, samples: Samples, sets: Sequence[Constraint]) -> None:
+    def quantize(
+        self, pruned: ir.Model, seen: Probe, rules: Sequence[Rule]
+    ) -> tuple[ir.Model, dict[str, OnLevels]]:
+        """Bring the weights of the cut graph onto the levels of the spec, and keep its zeros.
+
+        Pruning comes first, then the levels of what is left (arXiv 1811.01907, section 4). Without training weights
+        become the closest on levels; those that int8 activations go with are left to the export then.
+
+        Returns:
+            The graph, and its weights that lie on levels, by name.
+        """
+        spec = self._request.spec
+        trains = self._settings is not None and bool(spec.level_epochs)
+        wanted = rules if trains else [r for r in rules if r[0].int8 is None]
+        sets = level_sets(pruned, self._layers, wanted, trainable_weights(pruned))
+        if not sets:
+            return pruned, {}
+        if trains:
+            grids, weights = self._train_levels(pruned, seen, sets)
+        else:
+            held = ops.weights(pruned)
+            floats = {
+                c.tensor: torch.from_numpy(np.array(constant_of(held[c.tensor]))) for c in sets
+            }
+            grids = {n: g for c in sets for n, g in c.grids(floats).items()}
+            weights = {n: g.nearest(floats[n]).numpy() for n, g in grids.items()}
+        quantized = pruned.clone()
+        write_back(quantized, weights)
+        return quantized, {
+            n: OnLevels(g.codes(torch.from_numpy(weights[n])).numpy(), g.scales.numpy())
+            for n, g in grids.items()
+        }
+
+    def _train_levels(
+        self, pruned: ir.Model, seen: Probe, sets: Sequence[QuantizedWeight]
+    ) -> tuple[dict[str, Grid], dict[str, Array]]:
+        """Train the cut graph towards levels by ADMM, first and last layers last, and then on them."""
+        assert self._settings is not None
+        spec = self._request.spec
+        names = [c.name for c in sets]
+        outer = [names[0], names[-1]] if len(names) > 2 else []  # noqa: PLR2004
+        inner = [n for n in names if n not in outer]
+        with self._journal.stage("train on levels"):
+            imported = self._import(pruned, seen)
+            self._check_import(pruned, imported)
+            kept = {n: imported.binding[n].detach() != 0 for n in sorted(self._sparse)}
+            kept |= {c.tensor: c.support for c in sets if c.support is not None}
+            result = Trainer(
+                imported,
+                plan_levels(
+                    self._settings.schedule,
+                    spec.level_epochs,
+                    self._settings.steps_per_epoch,
+                    inner=inner,
+                    outer=outer,
+                    first=max((r.step for r in self.history), default=0) + 1,
+                ),
+                settings=self._settings,
+                constraints=sets,
+                masks=kept,
+                teacher=self._teacher,
+                store=self._store("levels"),
+                first_epoch=len(self.history) + 1,
+            ).run()
+        self.history += result.history
+        device = torch.device("cpu")
+        return {n: g.to(device) for n, g in result.grids.items()}, imported.weights()
+
+    def _prepare(
+        self,
+        seen: Probe,
+        samples: Samples,
+        sets: Sequence[Constraint],
+        levels: Sequence[Constraint],
+    ) -> None:
         """Import the original, compare it with ONNX Runtime, and let it teach."""
         spec = self._request.spec
-        if spec.data is None or not (spec.schedule.epochs or spec.schedule.retrain):
+        pruning = sets and (spec.schedule.epochs or spec.schedule.retrain)
+        if spec.data is None or not (pruning or spec.level_epochs):
             return
         self._settings = Settings(
             train=samples.train,
@@ -175,7 +265,7 @@ class Learner:
             progress=self._journal.progress,
             stop=self._stop,
         )
-        self._require_room(seen, self._settings, sets)
+        self._require_room(seen, self._settings, sets, levels if spec.level_epochs else ())
         with self._journal.stage("import"):
             self._imported = self._import(self._request.model, seen)
             self.import_error = self._check_import(self._request.model, self._imported)
@@ -183,7 +273,13 @@ class Learner:
             if self._teacher is not None:
                 self._teacher.prepare(samples.train, self._imported.inputs)
 
-    def _require_room(self, seen: Probe, settings: Settings, sets: Sequence[Constraint]) -> None:
+    def _require_room(
+        self,
+        seen: Probe,
+        settings: Settings,
+        sets: Sequence[Constraint],
+        levels: Sequence[Constraint],
+    ) -> None:
         """Refuse training that can't fit, before anything is allocated for it."""
         model, objective = self._request.model, settings.objective
         taught = needs_teacher(objective) or objective.resolved_metric == "agreement"
@@ -194,6 +290,7 @@ class Learner:
             batch_size=settings.batch,
             samples=len(settings.train),
             constrained=[c.tensors for c in sets] if settings.schedule.epochs else (),
+            levelled=[c.tensors for c in levels],
             trained=trainable_weights(model),
             teacher_output=model.graph.outputs[settings.output].name if taught else None,
         )

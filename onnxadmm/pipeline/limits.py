@@ -1,4 +1,4 @@
-"""The spec's prune entries as constraint sets."""
+"""The spec's prune and quantize entries as constraint sets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from onnxadmm.admm import (
     LAYER_STRUCTURES,
     Constraint,
     Layout,
+    QuantizedWeight,
     Unreachable,
     coupled,
     make_layer_set,
@@ -22,7 +23,8 @@ from onnxadmm.channels import Pool, matches, patterns
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import constant_of
 from onnxadmm.pipeline.analysis import Analysis
-from onnxadmm.spec import Prune, Spec
+from onnxadmm.quantize import integer_layers, level_table
+from onnxadmm.spec import Prune, Quantize, Spec
 
 
 def constraints(
@@ -111,3 +113,39 @@ def _matrices(
         for name in names
         if name in trainable and len(trainable[name]) > 1 and matches((node, name), globs)
     ]
+
+
+def level_sets(
+    model: ir.Model,
+    layers: Mapping[str, Sequence[str]],
+    rules: Sequence[tuple[Quantize, set[str]]],
+    trainable: Mapping[str, tuple[int, ...]],
+) -> list[QuantizedWeight]:
+    """Return the spec's quantize entries as constraint sets, in the order of the layers.
+
+    What is zero stays zero: pruning put it there.
+
+    Args:
+        model: The graph, pruned.
+        layers: Node name -> names of its weights.
+        rules: From `quantize_rules`; of several that name a layer the last one holds.
+        trainable: Weight name -> shape.
+
+    Raises:
+        SpecError: An entry names no weight of two and more axes.
+    """
+    integer, by_axis = integer_layers(model, rules)
+    held, axes = ops.weights(model), ops.weight_axes(model)
+    sets: dict[str, QuantizedWeight] = {}
+    for node, names in layers.items():
+        rule = next((r for r, nodes in reversed(rules) if node in nodes), None)
+        if rule is None or (rule.int8 is not None and node not in integer):
+            continue
+        by_channel = rule.weights.granularity == "channel" and (by_axis or rule.int8 is None)
+        for name in names:
+            if len(trainable.get(name, ())) > 1:
+                content = torch.from_numpy(np.array(constant_of(held[name])))
+                support = None if bool((content != 0).all()) else content != 0
+                axis = axes.get(name, (0, 1))[0] if by_channel else None
+                sets[name] = QuantizedWeight(name, level_table(rule.weights), axis, support)
+    return list(sets.values())

@@ -3,7 +3,29 @@
 from __future__ import annotations
 
 from onnxadmm.quantize.calibration import Range, observe
-from onnxadmm.quantize.levels import project_grid
-from onnxadmm.quantize.qdq import Quantized, quantize
+from onnxadmm.quantize.levels import (
+    BINARY,
+    TERNARY,
+    Levels,
+    level_table,
+    power_levels,
+    project_levels,
+    uniform_levels,
+)
+from onnxadmm.quantize.qdq import OnLevels, Quantized, integer_layers, quantize
 
-__all__ = ["Quantized", "Range", "observe", "project_grid", "quantize"]
+__all__ = [
+    "BINARY",
+    "TERNARY",
+    "Levels",
+    "OnLevels",
+    "Quantized",
+    "Range",
+    "integer_layers",
+    "level_table",
+    "observe",
+    "power_levels",
+    "project_levels",
+    "quantize",
+    "uniform_levels",
+]

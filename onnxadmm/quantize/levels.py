@@ -1,8 +1,15 @@
-"""Level sets for weights: a scale times small integers, with the scale that loses least.
+"""Levels that weights may take, and the exact projection onto them: one table for training and export.
 
-The scale of max|W|/127 is not the closest grid. Alternating "nearest level" with the least-squares scale
-α = <W, Q> / <Q, Q> is coordinate descent on ||W - α·Q||², here from several starts (after arXiv 1903.09769,
-section 3.3, which scans ±10 % around max|W|/N).
+A weight on levels is a scale times one of a few numbers, and the scale is free. For a scale α each weight takes
+its nearest level; as α falls, weights rise from one level to the next, each at |w| / α = the middle of the two.
+Between two such events the levels q are fixed, the best scale is <|w|, q> / <q, q>, and the error ||w||² -
+<|w|, q>² / <q, q>. So one pass over the events in order, with both sums carried along, meets the levels of the
+best scale and finds it. (arXiv 1903.09769, section 3.3, scans a range of scales; alternating levels and scale
+stops at local optima.)
+
+Two bounds leave most events out and lose nothing. What lies beyond the last level costs at least its distance, so
+scales at which that alone is worse than a known member are too small. And on a uniform grid of which less than
+half is used, all levels can be multiplied: the same weights lie on a scale half as large.
 """
 
 from __future__ import annotations
@@ -11,59 +18,171 @@ from typing import Any
 
 import numpy as np
 
+from onnxadmm.spec import WeightQuantization
+
 Array = np.ndarray[Any, Any]
 
-STARTS = (1.0, 0.9, 0.8, 0.65, 0.5)
-"""Starting scales, as shares of max|W| / largest level."""
-ROUNDS = 20
+Levels = tuple[float, ...]
+"""The magnitudes of a set, ascending; 0 among them where zero is a level."""
+
+BINARY: Levels = (1.0,)
+TERNARY: Levels = (0.0, 1.0)
+
+LARGEST_INT8 = 127
+BATCH_EVENTS = 1 << 21
+"""Events that are sorted at once, at about 60 bytes each."""
+STARTS = (1.0, 0.8, 0.6, 0.4)
+"""Scales, as shares of the one that ends at max|w|, from which a first member is looked for."""
+HALVINGS = 8
 
 
-def symmetric_levels(bits: int) -> int:
-    """Return the largest level of a symmetric grid: 127 for 8 bits."""
-    return int(2 ** (bits - 1) - 1)
+def uniform_levels(bits: int) -> Levels:
+    """Return the magnitudes of a symmetric grid: 0 to 2^(bits - 1) - 1.
+
+    Raises:
+        ValueError: bits outside 2 to 8.
+    """
+    if not 2 <= bits <= 8:  # noqa: PLR2004  (the formats that ONNX stores weights in)
+        raise ValueError(f"{bits} bits; 2 to 8 are possible")
+    return tuple(float(i) for i in range(2 ** (bits - 1)))
 
 
-def project_grid(rows: Array, bits: int = 8) -> tuple[Array, Array]:
-    """Find, for each row, the closest member of {α · q: |q| <= 2^(bits-1) - 1}.
+def power_levels(bits: int) -> Levels:
+    """Return the magnitudes 0, 1, 2, 4, … that fit into so many bits with a sign: 2^(bits - 1) - 1 powers.
+
+    Raises:
+        ValueError: bits outside 2 to 6: more powers than a float32 weight can use.
+    """
+    if not 2 <= bits <= 6:  # noqa: PLR2004
+        raise ValueError(f"{bits} bits; 2 to 6 are possible")
+    return (0.0, *(float(2**i) for i in range(2 ** (bits - 1) - 1)))
+
+
+def level_table(weights: WeightQuantization) -> Levels:
+    """Return the levels that a spec's section means."""
+    if weights.levels == "binary":
+        return BINARY
+    if weights.levels == "ternary":
+        return TERNARY
+    if weights.levels == "powers_of_two":
+        return power_levels(weights.resolved_bits)
+    return uniform_levels(weights.resolved_bits)
+
+
+def project_levels(
+    rows: Array, levels: Levels, support: Array | None = None
+) -> tuple[Array, Array]:
+    """Return the closest α · q of each row, q from ±levels, α >= 0.
+
+    Where no level is 0, a zero counts as positive; a row of zeros gets scale 0. Of scales that are equally close
+    the largest is taken, on uniform grids the largest at which more than half of the levels are in use.
 
     Args:
-        rows: Weights [R, C], float.
-        bits: 2 to 8.
+        rows: Weights [R, C].
+        levels: See `Levels`.
+        support: Mask [R, C] of what may be nonzero; q is 0 outside of it.
 
     Returns:
-        Levels [R, C] int8 and scales [R] float32, positive. A zero stays zero.
+        q [R, C] and α [R], in float64. Memory: a few times the rows, and 60 bytes an event of a batch.
+
+    Raises:
+        ValueError: A weight isn't finite, or levels that aren't ascending from 0 or above.
     """
-    top = symmetric_levels(bits)
-    x = rows.astype(np.float64)
-    peak = np.abs(x).max(axis=1, initial=0.0)
-    full = np.where(peak > 0, peak, 1.0) / top
-    best_scale, best_error = full.copy(), np.full(len(x), np.inf)
-    for start in STARTS:
-        scale = full * start
-        for _ in range(ROUNDS):
-            levels = _nearest(x, scale, top)
-            energy = (levels * levels).sum(axis=1)
-            product = (x * levels).sum(axis=1)
-            fitted = np.where(
-                (energy > 0) & (product > 0), product / np.maximum(energy, 1.0), scale
-            )
-            if np.allclose(fitted, scale, rtol=1e-9, atol=0):
-                break
-            scale = fitted
-        # ONNX stores the scale as float32: judge what will be stored.
-        stored = np.maximum(scale.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)
-        residual = x - stored[:, None] * _nearest(x, stored, top)
-        error = (residual * residual).sum(axis=1)
-        better = error < best_error
-        best_scale = np.where(better, stored, best_scale)
-        best_error = np.where(better, error, best_error)
-    return _nearest(x, best_scale, top).astype(np.int8), best_scale.astype(np.float32)
+    table = np.array(levels, np.float64)
+    if not levels or levels[0] < 0 or levels[-1] == 0 or bool((np.diff(table) <= 0).any()):
+        raise ValueError(f"levels {levels} are not ascending from 0 or above")
+    x = np.asarray(rows, np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError("a weight is not finite")
+    magnitudes = np.abs(x) if support is None else np.where(support, np.abs(x), 0.0)
+    peaks = magnitudes.max(axis=1, initial=0.0)
+    scales = np.zeros(len(x))
+    quantized = np.full(x.shape, table[0])
+    for i in np.flatnonzero(peaks):
+        there = slice(None) if support is None else support[i]
+        # Scaled to 1: squares of tiny weights would underflow.
+        found, scale = _project_row(magnitudes[i, there] / peaks[i], table)
+        quantized[i, there], scales[i] = found, scale * peaks[i]
+    quantized = np.where(x < 0, -quantized, quantized)
+    return quantized if support is None else np.where(support, quantized, 0.0), scales
 
 
-def grid_levels(rows: Array, scales: Array, bits: int = 8) -> Array:
-    """Return the nearest levels [R, C] int8 of rows [R, C] on grids of these scales [R]."""
-    return _nearest(rows.astype(np.float64), scales, symmetric_levels(bits)).astype(np.int8)
+def nearest_levels(rows: Array, scales: Array, levels: Levels) -> Array:
+    """Return the nearest levels [R, C] of rows [R, C] at given positive scales [R], in float64."""
+    table = np.array(levels, np.float64)
+    x = np.asarray(rows, np.float64)
+    index = np.searchsorted((table[1:] + table[:-1]) / 2, np.abs(x) / scales[:, None], side="left")
+    return np.where(x < 0, -table[index], table[index])
 
 
-def _nearest(x: Array, scale: Array, top: int) -> Array:
-    return np.clip(np.rint(x / scale[:, None]), -top, top)
+def _project_row(x: Array, table: Array) -> tuple[Array, float]:
+    """Return the levels of weights [C] in 0 to 1, the largest of them 1, and their scale."""
+    middles = (table[1:] + table[:-1]) / 2
+    if not len(middles):
+        return np.full(len(x), table[0]), float(x.mean() / table[0])
+    low, high = _bounds(x, table, middles)
+    steps, squares = np.diff(table), np.diff(np.square(table))
+    rank = np.searchsorted(middles, x / high, side="left")
+    best_gain, best_rank = _gain(x, table[rank]), rank
+    for end in _ends(x, middles, rank, low, high):
+        until = np.searchsorted(middles, x / end, side="right")
+        rises = until - rank
+        element = np.repeat(np.arange(len(x)), rises)
+        # The levels that an element rises to from this end of the range to the other.
+        first = np.cumsum(rises) - rises
+        to = np.arange(len(element)) - np.repeat(first - rank, rises)
+        scale = x[element] / middles[to]
+        order = np.argsort(scale)[::-1]
+        scale, element, to = scale[order], element[order], to[order]
+        level = table[rank]
+        product = x @ level + np.cumsum(x[element] * steps[to])
+        energy = level @ level + np.cumsum(squares[to])
+        gain = np.square(product) / energy
+        # Equal events happen together: within them the order is the sorting's own.
+        gain[:-1][scale[:-1] == scale[1:]] = -1.0
+        at = int(gain.argmax()) if len(gain) else 0
+        if len(gain) and gain[at] > best_gain:
+            best_gain = float(gain[at])
+            best_rank = rank + np.bincount(element[: at + 1], minlength=len(x))
+        rank = until
+    chosen = table[best_rank]
+    return chosen, float(x @ chosen / (chosen @ chosen))
+
+
+def _gain(x: Array, levels: Array) -> float:
+    """Return what these levels with their best scale take off ||x||²; -1 where all are 0."""
+    energy = float(levels @ levels)
+    return float(x @ levels) ** 2 / energy if energy > 0 else -1.0
+
+
+def _bounds(x: Array, table: Array, middles: Array) -> tuple[float, float]:
+    """Return scales between which the best one lies: see the module's docstring."""
+    top, energy = table[-1], float(x @ x)
+    gain = 0.0
+    for share in STARTS:
+        levels = table[np.searchsorted(middles, x * (top / share), side="left")]
+        gain = max(gain, _gain(x, levels))
+    known = (energy - gain) + 1e-9 * energy
+    # Below `low` the weights beyond the last level alone cost more than the member that is known.
+    low, inside = 0.0, 1.0 / top
+    for _ in range(HALVINGS):
+        middle = (low + inside) / 2
+        beyond = np.maximum(x - middle * top, 0.0)
+        low, inside = (middle, inside) if float(beyond @ beyond) > known else (low, middle)
+    half = int(top) // 2
+    uniform = bool((table == np.arange(len(table))).all())
+    # The largest weight rises above half of the levels at this scale, to the first of all levels at the other.
+    return low, 1 / (half + 0.5) if uniform else 2 / middles[0]
+
+
+def _ends(x: Array, middles: Array, rank: Array, low: float, high: float) -> list[float]:
+    """Return where to cut the range of scales so that no piece holds too many events; the last is its end."""
+    least = max(low, np.finfo(np.float64).tiny)
+    reach = np.searchsorted(middles, x / least, side="right")
+    pieces = -(-int((reach - rank).sum()) // BATCH_EVENTS)
+    if pieces <= 1:
+        return [least]
+    # Events lie evenly over 1 / α, as far as levels are even.
+    floor = max(least, float(x[x > 0].min()) / middles[-1] / 2)
+    inverse = np.linspace(1 / high, 1 / floor, pieces + 1)[1:-1]
+    return [*(float(1 / v) for v in inverse), least]

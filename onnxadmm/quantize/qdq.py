@@ -18,8 +18,8 @@ from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import clear_stale, constant_of
 from onnxadmm.graph.holding import drop_unread, fresh, hold
 from onnxadmm.quantize.calibration import Range, observe
-from onnxadmm.quantize.levels import grid_levels, project_grid
-from onnxadmm.spec import Quantize
+from onnxadmm.quantize.levels import Levels, level_table, nearest_levels, project_levels
+from onnxadmm.spec import ActivationQuantization, Quantize
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +32,19 @@ _CARRIED = {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"
 
 QUANTIZE_LINEAR_SINCE = 10
 PER_AXIS_SINCE = 13
+
+
+@dataclass(frozen=True)
+class OnLevels:
+    """A weight that lies on levels: float32 `codes * scales` is its content, bit for bit.
+
+    Attributes:
+        codes: Levels with their signs, float32 in the weight's shape.
+        scales: float32; they broadcast to the weight.
+    """
+
+    codes: Array
+    scales: Array
 
 
 @dataclass(frozen=True)
@@ -59,14 +72,16 @@ def quantize(
     model: ir.Model,
     rules: Sequence[tuple[Quantize, set[str]]],
     feeds: Iterable[Mapping[str, Array]],
+    trained: Mapping[str, OnLevels] | None = None,
 ) -> Quantized:
-    """Quantize the layers that the rules name.
+    """Quantize the layers that the rules name, where they ask for int8 activations.
 
     Args:
         model: The float graph; it isn't changed.
         rules: The spec's quantize entries, each with the names of the nodes that it matches; the last one
             that names a node holds.
         feeds: Batches of real inputs, to calibrate on.
+        trained: Weights that lie on levels by name; others are projected.
 
     Raises:
         UnsupportedError: The opset has no QuantizeLinear.
@@ -91,11 +106,11 @@ def quantize(
         notes.append(
             f"opset {opset} has no scales by channel (since {PER_AXIS_SINCE}): weights have one scale a tensor"
         )
-    writer = _Writer(result, by_axis=by_axis)
+    writer = _Writer(result, trained or {}, by_axis=by_axis)
     activations = _activations(chosen)
-    ranges = observe(model, {n: r.activations for n, r in activations.items()}, feeds)
-    for name, rule in activations.items():
-        writer.pair(name, ranges[name], signed=bool(rule.activations.signed))
+    ranges = observe(model, activations, feeds)
+    for name, how in activations.items():
+        writer.pair(name, ranges[name], signed=bool(how.signed))
     writer.carry()
     for c in chosen:
         writer.weight(c.node, c.rule)
@@ -128,9 +143,17 @@ def _choose(model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]) -> list
         if node.op_type == "Gemm" and not _plain_gemm(node):
             continue
         matching = [rule for rule, names in rules if _name(node) in names]
-        if matching:
+        if matching and matching[-1].int8 is not None:
             chosen.append(_Chosen(node, matching[-1]))
     return chosen
+
+
+def integer_layers(
+    model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]
+) -> tuple[set[str], bool]:
+    """Return the names of the nodes that `quantize` makes int8, and whether scales by channel are possible."""
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    return {_name(c.node) for c in _choose(model, rules)}, opset >= PER_AXIS_SINCE
 
 
 def _plain_gemm(node: ir.Node) -> bool:
@@ -145,31 +168,33 @@ def _plain_gemm(node: ir.Node) -> bool:
     return (trans_a is None or trans_a.as_int() == 0) and plain_bias
 
 
-def _activations(chosen: Sequence[_Chosen]) -> dict[str, Quantize]:
+def _activations(chosen: Sequence[_Chosen]) -> dict[str, ActivationQuantization]:
     """Return the tensors to quantize, in graph order: what the layers read, and what they make.
 
     A layer's own output is quantized behind the activation that ONNX Runtime fuses into it. A graph
     output stays float: its reader expects the model's own values.
     """
-    tensors: dict[str, Quantize] = {}
+    tensors: dict[str, ActivationQuantization] = {}
     for c in chosen:
-        source = c.node.inputs[0]
+        source, how = c.node.inputs[0], c.rule.int8
         assert source is not None
-        tensors.setdefault(source.name or "", c.rule)
+        assert how is not None
+        tensors.setdefault(source.name or "", how)
         output = c.node.outputs[0]
         uses = list(output.uses())
         if len(uses) == 1 and uses[0][0].op_type in _FUSED and not output.is_graph_output():
             output = uses[0][0].outputs[0]
         if not output.is_graph_output():
-            tensors.setdefault(output.name or "", c.rule)
+            tensors.setdefault(output.name or "", how)
     return tensors
 
 
 class _Writer:
     """Adds QDQ pairs and quantized weights to a graph."""
 
-    def __init__(self, model: ir.Model, *, by_axis: bool) -> None:
+    def __init__(self, model: ir.Model, trained: Mapping[str, OnLevels], *, by_axis: bool) -> None:
         self.graph = model.graph
+        self.trained = trained
         self.by_axis = by_axis
         self.grids: dict[str, tuple[ir.Value, ir.Value]] = {}
         self.weights: dict[tuple[str, int | None, bytes], ir.Value] = {}
@@ -269,7 +294,8 @@ class _Writer:
         assert content is not None
         moved = content.reshape(1, -1) if axis is None else np.moveaxis(content, axis, 0)
         rows = moved.reshape(len(moved), -1)
-        levels, scales = project_grid(rows, rule.weights.bits)
+        table = level_table(rule.weights)
+        levels, scales = self._on_levels(value.name or "", content, axis, rows, table)
         floor = np.broadcast_to(least, scales.shape).astype(np.float32)
         small = scales < floor
         key = (value.name or "", axis, np.where(small, floor, 0).tobytes())
@@ -277,7 +303,8 @@ class _Writer:
             return self.weights[key], self.scales[key]
         if small.any():
             scales = np.maximum(scales, floor)
-            levels = grid_levels(rows, scales, rule.weights.bits)
+            levels = nearest_levels(rows, scales, table)
+        levels = levels.astype(np.int8)
         if axis is None:
             levels, scales = levels.reshape(content.shape), scales.reshape(())
         else:
@@ -288,6 +315,26 @@ class _Writer:
         restored = self._node("DequantizeLinear", [stored, scale, zero], f"{value.name}_dq", axis)
         self.weights[key], self.scales[key] = restored, scales
         return restored, scales
+
+    def _on_levels(
+        self, name: str, content: Array, axis: int | None, rows: Array, table: Levels
+    ) -> tuple[Array, Array]:
+        """Return the levels [R, C] and positive float32 scales [R] of a weight: trained ones, or the closest."""
+        known = self.trained.get(name)
+        if (
+            known is not None
+            and known.scales.size == len(rows)
+            and known.codes.shape == content.shape
+            and np.array_equal(known.codes * known.scales, content)
+        ):
+            levels = known.codes if axis is None else np.moveaxis(known.codes, axis, 0)
+            levels, scales = levels.reshape(len(rows), -1), known.scales.reshape(-1)
+        else:
+            levels, exact = project_levels(rows, table, rows != 0)
+            scales = exact.astype(np.float32)
+        # A row of zeros has no scale, and one of denormal numbers none that a float32 could divide by.
+        none = scales < np.finfo(np.float32).tiny
+        return np.where(none[:, None], 0, levels), np.where(none, np.float32(1), scales)
 
     def _quantize_bias(self, node: ir.Node, port: int, content: Array, scales: Array) -> None:
         limits = np.iinfo(np.int32)

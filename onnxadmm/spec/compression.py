@@ -8,6 +8,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from onnxadmm.spec.sections import Layers, PositiveInt, Section, Share, whole
 
+INT8_BITS = 8
+MOST_POWER_BITS = 6
+"""More powers of two than that a float32 weight can't use."""
+MOST_INT8_POWER_BITS = 4
+"""The largest power is then 64."""
+
 
 class Prune(Section):
     """Take a share of something away from the layers that match.
@@ -82,12 +88,45 @@ class Prune(Section):
 
 
 class WeightQuantization(Section):
-    """How weights are stored."""
+    """The levels that weights take: a scale times one of a few numbers (arXiv 1903.09769, section 3.3)."""
 
-    bits: Annotated[Literal[8], BeforeValidator(whole)] = 8
+    levels: Literal["uniform", "binary", "ternary", "powers_of_two"] = Field(
+        "uniform",
+        description="uniform: whole numbers up to 2^(bits - 1) - 1 with a sign. binary: -1 and 1. ternary: those and "
+        "0. powers_of_two: 0 and 1, 2, 4, … with a sign, as many as `bits` hold. What pruning zeroed stays zero.",
+    )
+    bits: Annotated[int, Field(ge=2, le=8)] | None = Field(
+        None,
+        description="By default 8 for uniform and 4 for powers_of_two, which takes 6 at most; binary and ternary "
+        "have none.",
+    )
     granularity: Literal["channel", "tensor"] = Field(
         "channel", description="One scale an output channel, or one a tensor."
     )
+
+    @model_validator(mode="after")
+    def _bits_fit(self) -> Self:
+        if self.bits is None:
+            return self
+        if self.levels in ("binary", "ternary"):
+            raise ValueError(f"bits: {self.bits} does not go with levels: {self.levels}; drop it")
+        if self.levels == "powers_of_two" and self.bits > MOST_POWER_BITS:
+            raise ValueError(
+                f"bits: {self.bits} does not go with levels: powers_of_two; use 2 to {MOST_POWER_BITS}"
+            )
+        return self
+
+    @property
+    def resolved_bits(self) -> int:
+        """The width of a level: the one asked for, or the one that suits the levels."""
+        if self.bits is not None:
+            return self.bits
+        return {"uniform": 8, "powers_of_two": 4, "binary": 1, "ternary": 2}[self.levels]
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it is the full int8 grid, which loses next to nothing without training."""
+        return self.levels == "uniform" and self.resolved_bits == INT8_BITS
 
 
 class ActivationQuantization(Section):
@@ -106,8 +145,32 @@ class ActivationQuantization(Section):
 
 
 class Quantize(Section):
-    """Static quantization as QuantizeLinear/DequantizeLinear of the layers that match."""
+    """Put the weights of the layers that match on levels, and their activations, if asked, into int8.
+
+    With int8 activations the result holds QuantizeLinear/DequantizeLinear pairs and integer kernels run; with
+    float ones the weights alone are stored small.
+    """
 
     layers: Layers = "*"
     weights: WeightQuantization = WeightQuantization()
-    activations: ActivationQuantization = ActivationQuantization()
+    activations: ActivationQuantization | Literal["none"] | None = Field(
+        None,
+        description="none: they stay float. By default int8 where weights are uniform of 8 bits, else none.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_int8(self) -> Self:
+        powers = self.weights.levels == "powers_of_two"
+        if self.int8 is not None and powers and self.weights.resolved_bits > MOST_INT8_POWER_BITS:
+            raise ValueError(
+                f"powers_of_two of {self.weights.resolved_bits} bits go beyond 127, and with int8 activations the "
+                f"weights are int8; use {MOST_INT8_POWER_BITS} bits at most, or activations: none"
+            )
+        return self
+
+    @property
+    def int8(self) -> ActivationQuantization | None:
+        """How activations become int8; None where they stay float."""
+        if self.activations is None:
+            return ActivationQuantization() if self.weights.is_int8 else None
+        return None if self.activations == "none" else self.activations

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from onnxadmm.spec.compression import Prune, Quantize
 from onnxadmm.spec.sections import PositiveFloat, PositiveInt, Section, Text, whole
-from onnxadmm.spec.training import Metric, Objective, Schedule, Train
+from onnxadmm.spec.training import Length, Metric, Objective, Schedule, Train
 
 
 class Split(Section):
@@ -165,9 +165,10 @@ class Spec(Section):
     def _something_to_do(self) -> Self:
         if not self.prune and not self.quantize and self.pack == "none":
             raise ValueError("nothing to do; add a prune or a quantize section")
-        if self.quantize and self.data is None:
+        if self.data is None and self.int8:
             raise ValueError(
-                "quantize needs data to calibrate the activations; add data.train, or drop quantize"
+                "quantize needs data to calibrate the activations; add data.train, drop quantize, or give it "
+                "activations: none"
             )
         seen: set[tuple[str, object]] = set()
         for kind, entries in (("prune", self.prune), ("quantize", self.quantize)):
@@ -179,6 +180,20 @@ class Spec(Section):
                     )
                 seen.add(key)
         return self
+
+    @property
+    def int8(self) -> bool:
+        """Whether any layer gets int8 activations."""
+        return any(q.int8 is not None for q in self.quantize)
+
+    @property
+    def level_epochs(self) -> Length:
+        """How long ADMM trains towards the levels of `quantize`."""
+        if self.data is None or not self.quantize:
+            return 0
+        if self.schedule.quantize is not None:
+            return self.schedule.quantize
+        return 0 if all(q.weights.is_int8 for q in self.quantize) else self.schedule.epochs
 
     @model_validator(mode="after")
     def _gates_name_metrics(self) -> Self:

@@ -183,6 +183,12 @@ class Schedule(Section):
     retrain: Length = Field(
         5, description="How long the mask is fixed after the last step: epochs, or `{steps: 5000}`."
     )
+    quantize: Length | None = Field(
+        None,
+        description="ADMM towards the levels of `quantize`, on the network that pruning left: epochs, or "
+        "`{steps: 5000}`; `retrain` on the levels follows. By default as long as `epochs` where any weight gets fewer "
+        "than 8 bits, else 0: 8-bit weights are rounded.",
+    )
     steps: Annotated[int, Field(ge=1, le=10)] = Field(
         1, description="Progressive steps, each warm-started (arXiv 1903.09769)."
     )

@@ -7,7 +7,7 @@ from onnxadmm.training.engine import Trainer
 from onnxadmm.training.history import EpochRecord, Trained
 from onnxadmm.training.objectives import measure
 from onnxadmm.training.optimizers import check_schedule
-from onnxadmm.training.phases import Phase, plan_admm, plan_retraining
+from onnxadmm.training.phases import Phase, plan_admm, plan_levels, plan_retraining
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
@@ -23,5 +23,6 @@ __all__ = [
     "check_schedule",
     "measure",
     "plan_admm",
+    "plan_levels",
     "plan_retraining",
 ]

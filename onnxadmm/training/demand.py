@@ -61,6 +61,7 @@ def estimate(
     batch_size: int,
     samples: int,
     constrained: Sequence[Sequence[str]] = (),
+    levelled: Sequence[Sequence[str]] = (),
     trained: Iterable[str] = (),
     teacher_output: str | None = None,
 ) -> Demand:
@@ -75,7 +76,8 @@ def estimate(
         schedule: Epochs and optimizer.
         batch_size: Samples a step.
         samples: Samples to train on.
-        constrained: The weights of each constraint, where ADMM runs.
+        constrained: The weights of each constraint, where ADMM prunes.
+        levelled: Those of each constraint towards levels, where ADMM trains them afterwards.
         trained: Weights that are no initializers.
         teacher_output: The output that a teacher answers with, where there is one.
     """
@@ -84,10 +86,12 @@ def estimate(
     weights = sum(sizes.values())
     optimizer = state_copies(schedule.optimizer) * weights
     average = weights if schedule.ema is not None and schedule.retrain else 0
-    pairs = 2 * sum(sizes.get(n, 0) for c in constrained for n in c)
-    targets = sum(sizes.get(n, 0) for n in {n for c in constrained for n in c})
-    # The two stages come one after the other.
-    state = weights + optimizer + max(pairs, average)
+    stages = [s for s in (constrained, levelled) if s]
+    pairs = [2 * sum(sizes.get(n, 0) for c in s for n in c) for s in stages]
+    targets = [sum(sizes.get(n, 0) for n in {n for c in s for n in c}) for s in stages]
+    admm = max((p + t for p, t in zip(pairs, targets, strict=True)), default=0)
+    # One stage comes after the other; training on levels may take an average too.
+    state = weights + optimizer + max([average, *pairs])
     rows = next((a.shape[0] for a in seen.inputs.values() if a.ndim), 1) or 1
     kept, largest = _activations(model, seen)
     step = (kept + 2 * largest) * batch_size / rows
@@ -96,18 +100,18 @@ def estimate(
         answers = _bytes(seen, teacher_output) * samples // rows
         answers = answers if answers <= CACHE_BYTES else 0
     # The last two and the one that is being written; each holds the state that a retreat goes back to as well.
-    stages = (2 * state if schedule.epochs else 0) + (
-        2 * (weights + optimizer + average) if schedule.retrain else 0
-    )
+    kept_by_stage = 2 * sum(weights + optimizer + max(p, average) for p in pairs)
+    if schedule.retrain:
+        kept_by_stage += 2 * (weights + optimizer + average)
     return Demand(
         weights=weights * (2 if teacher_output is not None else 1),
         gradients=weights,
         optimizer=optimizer + average,
-        admm=pairs + targets,
+        admm=admm,
         retreat=state,
         activations=math.ceil(step),
         teacher=answers,
-        checkpoints=(KEPT + 1) * stages,
+        checkpoints=(KEPT + 1) * kept_by_stage,
     )
 
 

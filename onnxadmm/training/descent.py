@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnxadmm.modules import Imported
 from onnxadmm.training import divergence
 from onnxadmm.training.averaging import Average
 from onnxadmm.training.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from onnxadmm.training.holding import Holding
 from onnxadmm.training.objectives import as_tensor, loss_of
 from onnxadmm.training.optimizers import make_optimizer
 from onnxadmm.training.phases import Phase
@@ -41,7 +41,7 @@ class Descent:
         *,
         settings: Settings,
         position: Position,
-        masks: Mapping[str, Tensor],
+        holding: Holding,
         solver: Solver | None = None,
         teacher: Teacher | None = None,
     ) -> None:
@@ -53,13 +53,13 @@ class Descent:
             phase: Which one.
             settings: What all of a run's trainers share.
             position: Where the run is; it is read at each step.
-            masks: Weight name -> mask that is applied after each step.
+            holding: Masks and levels that the weights keep to.
             solver: Z, U and ρ of an ADMM phase.
             teacher: The original model, where the loss or the metric asks it.
         """
         self.phase, self.solver = phase, solver
         self._imported, self._accelerator = imported, accelerator
-        self._settings, self._at, self._masks = settings, position, masks
+        self._settings, self._at, self._holding = settings, position, holding
         self._teacher = teacher
         schedule = settings.schedule
         made = make_optimizer(schedule.optimizer, list(imported.binding.values()))
@@ -68,7 +68,7 @@ class Descent:
         self.average: Average | None = None
         # In ADMM the weights follow a Z that moves: an average over that would lag behind it.
         if schedule.ema is not None and phase.stage == "retrain":
-            apply_masks(imported.binding, masks)
+            holding.apply_masks()
             self.average = Average(imported.binding, schedule.ema)
 
     def step(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> float:
@@ -80,14 +80,15 @@ class Descent:
         imported, settings, device = self._imported, self._settings, self._accelerator.device
         inputs, labels = settings.train.batch(index)
         tensors = [torch.from_numpy(inputs[n]).to(device) for n in imported.inputs]
-        output = module(*tensors)[settings.output]
         taught = self._teacher.output(index, tensors) if self._teacher else None
-        loss = loss_of(settings.objective, output, as_tensor(labels, device), taught)
-        value = float(loss.detach())
         number = self._at.step + 1
-        divergence.check_loss(value, imported.outputs[settings.output], number)
-        self.optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(loss)
+        with self._holding.on_levels():
+            output = module(*tensors)[settings.output]
+            loss = loss_of(settings.objective, output, as_tensor(labels, device), taught)
+            value = float(loss.detach())
+            divergence.check_loss(value, imported.outputs[settings.output], number)
+            self.optimizer.zero_grad(set_to_none=True)
+            self._accelerator.backward(loss)
         self._clip()
         if self.solver is not None:
             self.solver.add_gradients()
@@ -96,7 +97,8 @@ class Descent:
         self._rate.before_step(done, self._at.retreats)
         self.optimizer.step()
         self._rate.after_step()
-        apply_masks(imported.binding, self._masks)
+        self._holding.apply_masks()
+        self._holding.refit()
         if self.average is not None:
             self.average.follow()
         return value
@@ -166,10 +168,3 @@ class Descent:
             torch.nn.utils.clip_grad_value_(weights.values(), schedule.clip_value)
         if schedule.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(weights.values(), schedule.clip_norm)
-
-
-@torch.no_grad()
-def apply_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Zero what is masked. After every step: masking gradients alone lets momentum move zeros."""
-    for name, mask in masks.items():
-        weights[name].mul_(mask)

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onnxadmm.admm import Constraint, Solver, joint_masks, make_penalty
+from onnxadmm.admm import Constraint, Solver, make_penalty
 from onnxadmm.errors import DivergedError
 from onnxadmm.modules import Imported
 from onnxadmm.progress import Tick
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
-from onnxadmm.training.descent import Descent, apply_masks
+from onnxadmm.training.descent import Descent
 from onnxadmm.training.divergence import check_weights
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
+from onnxadmm.training.holding import Holding
 from onnxadmm.training.objectives import measure
 from onnxadmm.training.phases import Phase
 from onnxadmm.training.position import Position
@@ -90,8 +91,7 @@ class Trainer:
         self.progress, self.stop = settings.progress, settings.stop
         self.store, self.first_epoch = store, first_epoch
         self.phases = list(phases)
-        device = self.accelerator.device
-        self.masks: dict[str, Tensor] = {n: m.to(device) for n, m in (masks or {}).items()}
+        self.holding = Holding(imported.binding, masks or {}, self.accelerator.device)
         self.history: list[EpochRecord] = []
         self.position = Position()
         self._good: Checkpoint | None = None
@@ -124,7 +124,8 @@ class Trainer:
             for index in range(self.position.phase, len(self.phases)):
                 self._run_phase(index, checkpoint)
                 checkpoint = None
-        return Trained(dict(self.masks), self.history)
+        self.holding.settle()
+        return Trained(dict(self.holding.masks), self.history, dict(self.holding.grids))
 
     # --- phases
 
@@ -132,7 +133,7 @@ class Trainer:
         phase = self.phases[index]
         at = self.position
         at.phase = index
-        constraints = [c.tightened(phase.share) for c in self.final]
+        constraints = [c.tightened(phase.share) for c in self.final if phase.binds(c.name)]
         descent = self._begin(phase, constraints, checkpoint)
         while at.epoch < phase.epochs and not at.converged:
             if at.batch == 0:
@@ -146,9 +147,10 @@ class Trainer:
         self._good = None
         if descent.average is not None:
             descent.average.take()
+            self.holding.refit()
         if descent.solver is not None:
             # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
-            self._project(constraints)
+            self.holding.fix(constraints)
         at.phase, at.epoch, at.batch, at.converged = index + 1, 0, 0, False
         self._save(None)
 
@@ -166,7 +168,7 @@ class Trainer:
             phase,
             settings=self.settings,
             position=self.position,
-            masks=self.masks,
+            holding=self.holding,
             solver=solver,
             teacher=self.teacher,
         )
@@ -219,7 +221,8 @@ class Trainer:
         loss = at.loss_sum / steps
         descent.end_epoch(loss)
         average = descent.average
-        with contextlib.nullcontext() if average is None else average.in_place():
+        averaged = contextlib.nullcontext() if average is None else average.in_place()
+        with averaged, self.holding.on_levels():
             metric = self._evaluate()
         primal, dual = at.residuals.get("primal"), at.residuals.get("dual")
         record = EpochRecord(
@@ -241,17 +244,6 @@ class Trainer:
             solver and primal is not None and dual is not None and max(primal, dual) < tolerance
         )
         at.epoch, at.batch, at.loss_sum = at.epoch + 1, 0, 0.0
-
-    # --- weights and masks
-
-    @torch.no_grad()
-    def _project(self, constraints: Sequence[Constraint]) -> None:
-        """Fix the masks at the weights' own projection and apply them."""
-        weights = {n: w.detach() for n, w in self.imported.binding.items()}
-        for name, mask in joint_masks(constraints, weights).items():
-            # What an earlier step took away stays away.
-            self.masks[name] = mask & self.masks.get(name, mask)
-        apply_masks(self.imported.binding, self.masks)
 
     # --- looking
 
@@ -317,7 +309,7 @@ class Trainer:
     def _capture(self, descent: Descent | None, *, copy: bool = True) -> Checkpoint:
         """Return the state of the run; `copy` detaches it from what training changes in place."""
         tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.state.items()}
-        tensors.update({f"mask.{n}": m for n, m in self.masks.items()})
+        tensors.update(self.holding.tensors())
         state: dict[str, Any] = {
             "position": asdict(self.position),
             "history": [asdict(r) for r in self.history],
@@ -334,6 +326,6 @@ class Trainer:
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         for name, weight in self.imported.state.items():
             weight.copy_(checkpoint.tensors[f"weight.{name}"])
-        self.masks = checkpoint.under("mask.", self.accelerator.device)
+        self.holding.restore(checkpoint)
         self.position = Position(**checkpoint.state["position"])
         self.history = [EpochRecord(**r) for r in checkpoint.state["history"]]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from onnxadmm.admm import Grid
 from onnxadmm.errors import one_line
 from onnxadmm.spec import Objective
 from onnxadmm.training.phases import Phase
@@ -31,13 +32,14 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: masks of the constrained weights, and its history.
+    """What training leaves: masks and levels of the constrained weights, and its history.
 
     The weights themselves are in the module. `masks` broadcast to their weights' shapes.
     """
 
     masks: dict[str, Tensor]
     history: list[EpochRecord]
+    grids: dict[str, Grid] = field(default_factory=dict)
 
 
 def phase_name(phase: Phase) -> str:

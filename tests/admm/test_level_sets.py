@@ -5,21 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxadmm.admm import (
-    BINARY,
-    TERNARY,
-    Penalty,
-    QuantizedWeight,
-    Solver,
-    power_levels,
-    project_levels,
-    uniform_levels,
-)
+from onnxadmm.admm import Penalty, QuantizedWeight, Solver
+from onnxadmm.quantize import BINARY, TERNARY, levels, power_levels, project_levels, uniform_levels
 
 LISTS = [BINARY, TERNARY, uniform_levels(2), uniform_levels(3), power_levels(3), (0.5, 2.0)]
 NUMBERS = st.floats(-8, 8, width=32) | st.integers(-3, 3).map(float)
@@ -28,21 +21,21 @@ NUMBERS = st.floats(-8, 8, width=32) | st.integers(-3, 3).map(float)
 def brute_error(row, levels):
     """Return the least squared error of any levels with their best scale, by trying all."""
     signed = sorted({s * level for level in levels for s in (-1.0, 1.0)})
-    q = torch.tensor(list(itertools.product(signed, repeat=len(row))), dtype=torch.float64)
-    product, energy = q @ row, q.square().sum(1)
-    scale = torch.where(energy > 0, (product / energy.clamp(min=1e-300)).clamp(min=0), 0.0)
-    return float((row - scale.unsqueeze(1) * q).square().sum(1).min())
+    q = np.array(list(itertools.product(signed, repeat=len(row))))
+    product, energy = q @ row, np.square(q).sum(1)
+    scale = np.where(energy > 0, np.maximum(product, 0) / np.maximum(energy, 1e-300), 0.0)
+    return float(np.square(row - scale[:, None] * q).sum(1).min())
 
 
 @settings(max_examples=120, deadline=None)
 @given(row=st.lists(NUMBERS, min_size=1, max_size=4), levels=st.sampled_from(LISTS))
 def test_no_levels_with_any_scale_are_closer(row, levels):
-    x = torch.tensor(row, dtype=torch.float64)
-    q, scale = project_levels(x.unsqueeze(0), levels)
-    assert set(q.abs().flatten().tolist()) <= set(levels)
+    x = np.array(row)
+    q, scale = project_levels(x[None], levels)
+    assert set(np.abs(q).flatten().tolist()) <= set(levels)
     assert scale[0] >= 0
-    error = float((x - scale[0] * q[0]).square().sum())
-    assert error <= brute_error(x, levels) + 1e-12 * float(x.square().sum())
+    error = float(np.square(x - scale[0] * q[0]).sum())
+    assert error <= brute_error(x, levels) + 1e-12 * float(np.square(x).sum())
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,59 +44,87 @@ def test_no_levels_with_any_scale_are_closer(row, levels):
     levels=st.sampled_from([*LISTS, uniform_levels(8), power_levels(6)]),
 )
 def test_what_is_on_levels_stays_there_and_zeros_stay_zero(rows, levels):
-    x = torch.tensor(rows, dtype=torch.float64)
+    x = np.array(rows)
     q, scale = project_levels(x, levels)
-    on = q * scale.unsqueeze(1)
+    on = q * scale[:, None]
     again, scale_again = project_levels(on, levels)
-    assert torch.allclose(again * scale_again.unsqueeze(1), on, rtol=1e-12, atol=0)
+    assert np.allclose(again * scale_again[:, None], on, rtol=1e-12, atol=0)
     if levels[0] == 0:
-        assert bool((on[x == 0] == 0).all())
-    assert bool((on * x >= 0).all())
+        assert (on[x == 0] == 0).all()
+    assert (on * x >= 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    row=st.lists(NUMBERS, min_size=2, max_size=6),
+    levels=st.sampled_from(LISTS),
+    data=st.data(),
+)
+def test_what_was_pruned_stays_zero_and_the_rest_is_projected_alone(row, levels, data):
+    x = np.array(row)
+    mask = data.draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row)))
+    support = np.array(mask)
+    x[~support] = 0
+    q, scale = project_levels(x[None], levels, support[None])
+    assert not q[0][~support].any()
+    if support.any():
+        alone, scale_alone = project_levels(x[support][None], levels)
+        assert np.array_equal(q[0][support], alone[0])
+        assert scale[0] == scale_alone[0]
 
 
 @settings(max_examples=40, deadline=None)
 @given(row=st.lists(NUMBERS, min_size=1, max_size=40), bits=st.integers(2, 8))
 def test_no_scale_of_a_fine_scan_is_closer(row, bits):
-    x, top = torch.tensor(row, dtype=torch.float64), 2 ** (bits - 1) - 1
-    q, scale = project_levels(x.unsqueeze(0), uniform_levels(bits))
-    error = float((x - scale[0] * q[0]).square().sum())
-    scan = torch.linspace(0.02, 2.5, 500, dtype=torch.float64).unsqueeze(1) * (
-        x.abs().max() / top + 1e-30
-    )
-    nearest = (x / scan).round().clamp(-top, top)
-    assert error <= float((x - scan * nearest).square().sum(1).min()) + 1e-12 * float(
-        x.square().sum()
-    )
+    x, top = np.array(row), 2 ** (bits - 1) - 1
+    q, scale = project_levels(x[None], uniform_levels(bits))
+    error = float(np.square(x - scale[0] * q[0]).sum())
+    scan = np.linspace(0.02, 2.5, 500)[:, None] * (np.abs(x).max() / top + 1e-30)
+    nearest = np.clip(np.rint(x / scan), -top, top)
+    best = float(np.square(x - scan * nearest).sum(1).min())
+    assert error <= best + 1e-12 * float(np.square(x).sum())
+
+
+@pytest.mark.parametrize("events", [1, 7, 100])
+def test_a_range_of_scales_in_pieces_gives_the_same(events, monkeypatch):
+    rows = np.random.default_rng(0).standard_normal((4, 50))
+    for chosen in (*LISTS, uniform_levels(8)):
+        q, scale = project_levels(rows, chosen)
+        with monkeypatch.context() as patch:
+            patch.setattr(levels, "BATCH_EVENTS", events)
+            pieces, scale_of_pieces = project_levels(rows, chosen)
+        assert np.array_equal(q, pieces)
+        assert np.array_equal(scale, scale_of_pieces)
 
 
 @settings(max_examples=30, deadline=None)
 @given(row=st.lists(NUMBERS, min_size=1, max_size=20))
 def test_binary_is_the_sign_times_the_mean_magnitude(row):
-    x = torch.tensor(row, dtype=torch.float64)
-    q, scale = project_levels(x.unsqueeze(0), BINARY)
+    x = np.array(row)
+    q, scale = project_levels(x[None], BINARY)
     assert q[0].tolist() == [-1.0 if v < 0 else 1.0 for v in row]
-    assert float(scale[0]) == pytest.approx(float(x.abs().mean()))
+    assert float(scale[0]) == pytest.approx(float(np.abs(x).mean()))
 
 
 @pytest.mark.parametrize("factor", [1e-200, 1e200])
 @pytest.mark.parametrize("levels", [BINARY, TERNARY, uniform_levels(4), power_levels(4)])
 def test_the_projection_scales_with_the_weights(factor, levels):
-    x = torch.tensor([[1.0, -0.3, 0.0, 0.55, -2.0]], dtype=torch.float64)
+    x = np.array([[1.0, -0.3, 0.0, 0.55, -2.0]])
     (q, scale), (scaled_q, scaled) = project_levels(x, levels), project_levels(x * factor, levels)
-    assert torch.equal(q, scaled_q)
+    assert np.array_equal(q, scaled_q)
     assert float(scaled[0]) == pytest.approx(float(scale[0]) * factor)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="not finite"):
-        project_levels(torch.tensor([[bad, 1.0]]), TERNARY)
+        project_levels(np.array([[bad, 1.0]]), TERNARY)
 
 
 @pytest.mark.parametrize("levels", [(), (0.0,), (1.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
 def test_levels_that_are_none_are_refused(levels):
     with pytest.raises(ValueError, match="not ascending"):
-        project_levels(torch.ones(1, 2), levels)
+        project_levels(np.ones((1, 2)), levels)
 
 
 def test_bits_out_of_range_are_refused():

@@ -1,4 +1,4 @@
-"""The grid projection against brute force, and the ranges of activations."""
+"""The ranges of activations."""
 
 from __future__ import annotations
 
@@ -7,97 +7,10 @@ import pytest
 from graphs import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from onnxadmm.errors import DataError
-from onnxadmm.quantize import Range, observe, project_grid
+from onnxadmm.quantize import Range, observe
 from onnxadmm.spec import ActivationQuantization
-
-FLOATS = st.one_of(
-    st.sampled_from([0.0, 1.0, -1.0, 0.5, 127.0, 1e-30, -1e30]),
-    st.floats(-10, 10, width=32),
-)
-ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=FLOATS)
-
-
-def error(rows, levels, scales):
-    wide = rows.astype(np.float64) - levels * scales.astype(np.float64)[:, None]
-    return (wide**2).sum(1)
-
-
-def plain(rows, bits):
-    """Return the grid that ends at max|W|, the usual choice."""
-    top = 2 ** (bits - 1) - 1
-    peak = np.abs(rows.astype(np.float64)).max(1)
-    # A scale is a normal float32, for the usual grid as for ours.
-    scales = np.maximum(np.where(peak > 0, peak, 1.0) / top, np.finfo(np.float32).tiny)
-    return np.clip(np.rint(rows / scales[:, None]), -top, top), scales
-
-
-@settings(max_examples=200, deadline=None)
-@given(rows=ROWS, bits=st.sampled_from([2, 3, 4, 8]))
-def test_never_worse_than_the_grid_up_to_the_largest_weight(rows, bits):
-    levels, scales = project_grid(rows, bits)
-    top = 2 ** (bits - 1) - 1
-    assert levels.dtype == np.int8
-    assert scales.dtype == np.float32
-    assert (scales > 0).all()
-    assert np.abs(levels.astype(int)).max() <= top
-    usual = error(rows, *plain(rows, bits))
-    # A float32 scale cannot do better than its rounding.
-    slack = 1e-6 * (rows.astype(np.float64) ** 2).sum(1)
-    assert (error(rows, levels, scales) <= usual + slack).all()
-    assert not levels[rows == 0].any()
-
-
-@pytest.mark.parametrize(("bits", "share"), [(8, 1.3), (4, 1.1), (3, 1.2)])
-def test_close_to_the_best_of_many_scales(bits, share):
-    rows = np.random.default_rng(3).standard_normal((40, 50))
-    top = 2 ** (bits - 1) - 1
-    best = np.full(40, np.inf)
-    for scale in np.linspace(0.2, 1.2, 2000):
-        scales = scale * np.abs(rows).max(1) / top
-        levels = np.clip(np.rint(rows / scales[:, None]), -top, top)
-        best = np.minimum(best, error(rows, levels, scales))
-    found = error(rows, *project_grid(rows, bits))
-    # Alternation from five starts finds a local optimum, on the whole as good as the scan.
-    assert found.sum() <= best.sum() * share
-
-
-def test_it_beats_the_usual_grid_where_a_few_weights_are_large():
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((8, 400)).astype(np.float32)
-    for bits in (3, 4):
-        assert (
-            error(rows, *project_grid(rows, bits)).sum()
-            < 0.8 * error(rows, *plain(rows, bits)).sum()
-        )
-
-
-@settings(max_examples=60, deadline=None)
-@given(rows=ROWS)
-def test_the_negative_has_the_negative_levels_and_the_same_scales(rows):
-    levels, scales = project_grid(rows)
-    mirrored, same = project_grid(-rows)
-    assert np.array_equal(mirrored, -levels)
-    assert np.array_equal(same, scales)
-
-
-def test_rows_do_not_depend_on_each_other():
-    rows = np.random.default_rng(1).standard_normal((5, 30)).astype(np.float32)
-    together = project_grid(rows)
-    for i in range(5):
-        alone = project_grid(rows[i : i + 1])
-        assert np.array_equal(alone[0][0], together[0][i])
-        assert alone[1][0] == together[1][i]
-
-
-def test_a_row_of_zeros_and_a_row_on_the_grid():
-    rows = np.array([[0, 0, 0], [-127, 1, 63], [12.7, 0.1, -6.3]], np.float32)
-    levels, scales = project_grid(rows)
-    assert levels[0].tolist() == [0, 0, 0]
-    assert scales[0] > 0
-    assert np.allclose(levels * scales[:, None], rows, rtol=1e-5, atol=0)
 
 
 @settings(deadline=None)
