@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from onnxadmm import bench
 from onnxadmm.channels import ChannelClass
@@ -13,7 +13,9 @@ from onnxadmm.report import (
     BatchLatency,
     Epoch,
     LatencyFacts,
+    MetricChange,
     ModelFacts,
+    ProfileFacts,
     Ratios,
     Report,
     SpeedupFacts,
@@ -25,16 +27,17 @@ from onnxadmm.report import ChannelClass as ReportedClass
 from onnxadmm.spec import Spec
 
 if TYPE_CHECKING:
-    from onnxadmm.training import EpochRecord
+    from onnxadmm.training import Change, EpochRecord
 
-Name = Literal["original", "pruned", "compressed"]
 Timings = Sequence[bench.Comparison | bench.Unmeasured]
 
 
 def settings(spec: Spec) -> list[bench.Setting]:
     """Return what the spec's benchmark asks for, provider by provider."""
     b = spec.benchmark
-    return [bench.Setting(p, n, b.threads) for p in b.providers for n in b.batch_sizes]
+    return [
+        bench.Setting(p, n, t) for p in b.providers for t in b.thread_counts for n in b.batch_sizes
+    ]
 
 
 def peak_kinds(spec: Spec) -> list[bench.Kind]:
@@ -43,54 +46,75 @@ def peak_kinds(spec: Spec) -> list[bench.Kind]:
 
 
 def model_facts(
-    name: Name,
+    name: str,
     account: Account,
     metrics: Mapping[str, float],
     timings: Timings,
     kind: bench.Kind = "float32",
 ) -> ModelFacts:
     """Collect what is known of one model; `kind` is what it computes in."""
-    by_provider: dict[str, dict[int, BatchLatency]] = {}
-    device: dict[str, int] = {}
-    peaks: dict[str, dict[str, float]] = {}
-    memory: list[int] = []
-    session: list[float] = []
-    for timing in timings:
-        if isinstance(timing, bench.Unmeasured) or name not in timing.measurements:
-            continue
-        measured, setting = timing.measurements[name], timing.setting
-        peak = peaks.setdefault(setting.provider, timing.peak_gflops).get(kind)
-        by_provider.setdefault(setting.provider, {})[setting.batch_size] = batch_latency(
-            measured.latency, account.macs * setting.batch_size, peak
+    latency: dict[str, LatencyFacts] = {}
+    measured = [
+        (t, t.measurements[name])
+        for t in timings
+        if isinstance(t, bench.Comparison) and name in t.measurements
+    ]
+    for provider in dict.fromkeys(t.setting.provider for t, _ in measured):
+        latency[provider] = _latency(
+            name, [t for t, _ in measured if t.setting.provider == provider], account.macs, kind
         )
-        if measured.peak_device_bytes is not None:
-            so_far = device.get(setting.provider, 0)
-            device[setting.provider] = max(so_far, measured.peak_device_bytes)
-        memory.append(measured.peak_memory_bytes)
-        session.append(measured.session_s)
     return ModelFacts(
         file_bytes=account.file_bytes,
         parameters=account.parameters,
         nonzero_parameters=account.nonzero_parameters,
         macs=account.macs,
         metrics=dict(metrics),
-        latency={
-            p: LatencyFacts.of(b, peak_device_bytes=device.get(p), peak_gflops=peaks[p])
-            for p, b in by_provider.items()
-        },
-        peak_memory_bytes=max(memory, default=None),
-        session_s=min(session, default=None),
+        latency=latency,
+        peak_memory_bytes=max((m.peak_memory_bytes for _, m in measured), default=None),
+        session_s=min((m.session_s for _, m in measured), default=None),
     )
 
 
-def batch_latency(latency: bench.Latency, macs: int, peak_gflops: float | None) -> BatchLatency:
+def _latency(
+    name: str, timings: Sequence[bench.Comparison], macs: int, kind: bench.Kind
+) -> LatencyFacts:
+    """Collect the times of a model with one provider; the first setting heads them."""
+    first = timings[0]
+    by_threads: dict[int, dict[int, BatchLatency]] = {}
+    for timing in timings:
+        setting = timing.setting
+        by_threads.setdefault(setting.threads, {})[setting.batch_size] = batch_latency(
+            timing.measurements[name], macs * setting.batch_size, timing.peak_gflops.get(kind)
+        )
+    batches = by_threads.pop(first.setting.threads)
+    held = [t.measurements[name].peak_device_bytes for t in timings]
+    on_device = [b for b in held if b is not None]
+    profile = next((t for t in timings if name in t.profiles), None)
+    return LatencyFacts.of(
+        batches,
+        peak_device_bytes=max(on_device, default=None),
+        peak_gflops=first.peak_gflops,
+        threads=first.setting.threads,
+        more_threads=by_threads,
+        profile=None
+        if profile is None
+        else ProfileFacts(
+            batch_size=profile.setting.batch_size, **profile.profiles[name].to_plain()
+        ),
+    )
+
+
+def batch_latency(
+    measured: bench.Measurement, macs: int, peak_gflops: float | None
+) -> BatchLatency:
     """Return a latency as the report lists it: percentiles over all runs, the rounds as samples.
 
     Args:
-        latency: What was measured.
+        measured: What was measured.
         macs: Of the whole batch; 0 where they are unknown.
         peak_gflops: What a large matrix product reached, in 10^9 operations a second; None: not measured.
     """
+    latency = measured.latency
     gflops = 2 * macs / latency.median_ms / 1e6 if macs and latency.median_ms else None
     return BatchLatency(
         gflops=gflops,
@@ -102,20 +126,40 @@ def batch_latency(latency: bench.Latency, macs: int, peak_gflops: float | None) 
         p99_ms=latency.p99_ms,
         runs=latency.runs,
         throughput_per_s=latency.throughput_per_s,
+        first_run_ms=measured.first_run_ms,
+        warm_up_runs=measured.warm_up_runs,
+        settled=measured.settled,
         samples_ms=thin(latency.samples_ms),
     )
 
 
-def ratios(name: Name, original: ModelFacts, facts: ModelFacts, timings: Timings) -> Ratios:
+def ratios(
+    name: str,
+    original: ModelFacts,
+    facts: ModelFacts,
+    timings: Timings,
+    changes: Mapping[str, Change] | None = None,
+) -> Ratios:
     """Compare a model with the original."""
     speedups: dict[str, dict[int, SpeedupFacts]] = {}
+    more: dict[str, dict[int, dict[int, SpeedupFacts]]] = {}
+    heads: dict[str, int] = {}
     for timing in timings:
         if isinstance(timing, bench.Comparison) and name in timing.speedups:
-            s = timing.speedups[name]
-            speedups.setdefault(timing.setting.provider, {})[timing.setting.batch_size] = (
-                SpeedupFacts(ratio=s.ratio, low=s.low, high=s.high)
-            )
-    return Ratios.between(original, facts, speedups)
+            s, where = timing.speedups[name], timing.setting
+            found = SpeedupFacts(ratio=s.ratio, low=s.low, high=s.high)
+            if heads.setdefault(where.provider, where.threads) == where.threads:
+                speedups.setdefault(where.provider, {})[where.batch_size] = found
+            else:
+                by_threads = more.setdefault(where.provider, {})
+                by_threads.setdefault(where.threads, {})[where.batch_size] = found
+    return Ratios.between(
+        original,
+        facts,
+        speedups,
+        more_threads=more,
+        metric_changes={m: MetricChange(**asdict(c)) for m, c in (changes or {}).items()},
+    )
 
 
 def unmeasured(timings: Timings) -> list[Unmeasured]:

@@ -33,7 +33,7 @@ from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.masters import Masters
-from onnxadmm.pipeline.measuring import accounts, evaluate, time_models
+from onnxadmm.pipeline.measuring import Evaluation, accounts, evaluate, time_models
 from onnxadmm.pipeline.output import check_output, locked, write_all
 from onnxadmm.pipeline.packing import pack
 from onnxadmm.pipeline.receipts import FINISHED, finished, identity, receipt
@@ -217,7 +217,7 @@ def _carry_out(
     if compressed is pruned:
         del models["pruned"]
     with journal.stage("evaluate"):
-        metrics = evaluate(models, request, samples, inputs, journal)
+        evaluation = evaluate(models, request, samples, inputs, journal)
     with journal.stage("benchmark"):
         timings = time_models(models, request, samples, inputs, journal)
     report = _report(
@@ -228,7 +228,7 @@ def _carry_out(
         proof=proof,
         packing=packing,
         accounts=accounts(models, request, analysis.probe, seen, journal),
-        metrics=metrics,
+        evaluation=evaluation,
         timings=timings,
         foreseen=foreseen,
         journal=journal,
@@ -272,12 +272,13 @@ def _report(
     proof: Proof,
     packing: Sequence[Packing],
     accounts: Mapping[str, Account],
-    metrics: Mapping[str, Mapping[str, float]],
+    evaluation: Evaluation,
     timings: Sequence[bench.Comparison | bench.Unmeasured],
     foreseen: Sequence[Foreseen],
     journal: Journal,
 ) -> Report:
     """Put together what the stages found, and judge the gates."""
+    metrics, changes = evaluation.metrics, evaluation.changes
     original = facts.model_facts("original", accounts["original"], metrics["original"], timings)
     compressed = facts.model_facts(
         "compressed",
@@ -289,7 +290,7 @@ def _report(
     pruned = None
     if "pruned" in metrics:
         pruned = facts.model_facts("pruned", accounts["pruned"], metrics["pruned"], timings)
-    ratios = facts.ratios("compressed", original, compressed, timings)
+    ratios = facts.ratios("compressed", original, compressed, timings, changes["compressed"])
     for warning in foreseen:
         journal.complete(warning.text, with_measured(warning, timings, ratios.macs))
     report = Report(
@@ -302,7 +303,9 @@ def _report(
         compressed=compressed,
         pruned=pruned,
         ratios=ratios,
-        pruned_ratios=facts.ratios("pruned", original, pruned, timings) if pruned else None,
+        pruned_ratios=facts.ratios("pruned", original, pruned, timings, changes["pruned"])
+        if pruned
+        else None,
         verification=Verification(
             cut_vs_masked_max_error=proof.max_error,
             import_max_error=learner.import_error,

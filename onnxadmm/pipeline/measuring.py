@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,9 @@ from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.request import Request, Samples, output_index
 
+if TYPE_CHECKING:
+    from onnxadmm.training import Change
+
 Array = np.ndarray[Any, Any]
 Models = Mapping[str, ir.Model]
 """Name (original, pruned, compressed) -> graph; the original comes first."""
@@ -24,26 +27,49 @@ Models = Mapping[str, ir.Model]
 EVALUATION_BATCH = 64
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the models score on the held-out samples.
+
+    Attributes:
+        metrics: Model -> metric -> value; a model without a value has an empty mapping.
+        changes: Model -> metric -> interval of the change from the first model.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    changes: dict[str, dict[str, Change]]
+
+
 def evaluate(
     models: Models, request: Request, samples: Samples | None, inputs: Inputs, journal: Journal
-) -> dict[str, dict[str, float]]:
+) -> Evaluation:
     """Measure the spec's metric on the held-out samples, in ONNX Runtime; nothing without them."""
-    from onnxadmm.training import measure
+    from onnxadmm.training import paired_change, scores
 
+    found = Evaluation({name: {} for name in models}, {name: {} for name in models})
     if samples is None or samples.evaluate is None:
-        return {name: {} for name in models}
+        return found
     data, metric = samples.evaluate, request.spec.objective.resolved_metric
     output = request.model.graph.outputs[output_index(request.spec, request.model)].name or ""
-    original: Array | None = None
-    found: dict[str, dict[str, float]] = {}
+    first: tuple[Array, Array] | None = None
     for done, (name, model) in enumerate(models.items(), start=1):
         session = bench.open_isolated(model, name=f"the {name} model")
         pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
         got = np.concatenate([piece[output] for piece in pieces])
-        original = got if original is None else original
-        value = measure(metric, got, data.labels, original)
-        found[name] = {} if value is None else {metric: value}
-        journal.tick(done, len(models), name if value is None else f"{name}: {metric} {value:.4f}")
+        scored = scores(metric, got, data.labels, first[0] if first else got)
+        if scored is None:
+            journal.tick(done, len(models), name)
+            continue
+        found.metrics[name][metric] = float(scored.mean())
+        if first is None:
+            first = got, scored
+        else:
+            change = paired_change(
+                first[1], scored, same=bool(np.array_equal(first[0], got)), bounded=metric != "mse"
+            )
+            if change is not None:
+                found.changes[name][metric] = change
+        journal.tick(done, len(models), f"{name}: {metric} {found.metrics[name][metric]:.4f}")
     return found
 
 
@@ -68,6 +94,7 @@ def time_models(
         rounds=request.spec.benchmark.rounds,
         seed=request.spec.seed,
         peaks=facts.peak_kinds(request.spec),
+        profiles=True,
         progress=tell,
     )
 

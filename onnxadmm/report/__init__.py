@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from onnxadmm.report.document import (
-    BatchLatency,
     ChannelClass,
     Epoch,
     Gate,
-    LatencyFacts,
+    MetricChange,
     ModelFacts,
     PackedTensor,
     Ratios,
     Report,
     Residuals,
-    SpeedupFacts,
     Stage,
     Unmeasured,
     Verification,
     report_schema,
-    thin,
 )
 from onnxadmm.report.gates import judge
+from onnxadmm.report.profiles import ProfileFacts
 from onnxadmm.report.rendering import render_all
+from onnxadmm.report.timing import BatchLatency, LatencyFacts, SpeedupFacts, thin
 
 __all__ = [
     "BatchLatency",
@@ -29,8 +28,10 @@ __all__ = [
     "Epoch",
     "Gate",
     "LatencyFacts",
+    "MetricChange",
     "ModelFacts",
     "PackedTensor",
+    "ProfileFacts",
     "Ratios",
     "Report",
     "Residuals",

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     JsonValue,
@@ -22,121 +21,13 @@ from pydantic import (
 )
 
 from onnxadmm.errors import InputError, one_line
-
-T = TypeVar("T")
-
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Number = Annotated[float, Field()]
-# Lists are welcome from Python too; what is kept can't change.
-Items = Annotated[tuple[T, ...], Field(strict=False)]
+from onnxadmm.report.fields import Count, Facts, Items, NonNegative, Number, PositiveInt
+from onnxadmm.report.timing import BatchLatency, LatencyFacts, SpeedupFacts, Timed, numbered
 
 VERSION: Literal[2] = 2
 """Of the format. Version 1, whose schema is `report.schema.1.json`, is still read."""
 
-MAX_SAMPLES = 200
 MAX_DEPTH = 32
-
-
-class Facts(BaseModel):
-    """A mapping of the report: unknown keys are errors, values are never coerced nor changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class BatchLatency(Facts):
-    """How long one run of one batch takes."""
-
-    median_ms: NonNegative
-    low_ms: NonNegative | None = Field(
-        None, description="Lower end of the 95 % interval of the median. Null: version 1 had none."
-    )
-    high_ms: NonNegative | None = Field(None, description="Upper end.")
-    p90_ms: NonNegative
-    p99_ms: NonNegative
-    runs: PositiveInt = Field(description="Timed runs, all of them; samples_ms may hold fewer.")
-    throughput_per_s: NonNegative = Field(description="Samples a second at the median.")
-    gflops: NonNegative | None = Field(
-        None,
-        description="What the model reaches at the median: 10^9 operations a second, two a MAC. Null: unknown.",
-    )
-    peak_share: NonNegative | None = Field(
-        None,
-        description="Of what a large matrix product of the same element type reached in the same process "
-        "launches. Above 1 where an algorithm needs fewer operations than it is counted for.",
-    )
-    samples_ms: Annotated[tuple[NonNegative, ...], Field(strict=False, max_length=MAX_SAMPLES)] = (
-        Field((), description="Single runs, thinned to quantiles when there were more than 200.")
-    )
-
-    @classmethod
-    def of(cls, samples_ms: Sequence[float], batch_size: int) -> Self:
-        """Summarise the timed runs (ms, at least one) of a batch size."""
-        ordered = sorted(float(s) for s in samples_ms)
-        median = _quantile(ordered, 0.5)
-        return cls(
-            median_ms=median,
-            p90_ms=_quantile(ordered, 0.9),
-            p99_ms=_quantile(ordered, 0.99),
-            runs=len(ordered),
-            throughput_per_s=1e3 * batch_size / median if median else 0.0,
-            samples_ms=thin(ordered),
-        )
-
-
-class LatencyFacts(Facts):
-    """Latency with one provider: at the first batch size of the benchmark, and at each."""
-
-    batch_size: PositiveInt = Field(
-        description="The first batch size of the benchmark; the numbers beside it are for this one."
-    )
-    median_ms: NonNegative
-    low_ms: NonNegative | None = None
-    high_ms: NonNegative | None = None
-    p90_ms: NonNegative
-    p99_ms: NonNegative
-    runs: PositiveInt
-    peak_device_bytes: Count | None = Field(
-        None, description="GPU memory of session and runs, CUDA's context not counted."
-    )
-    peak_gflops: dict[str, NonNegative] = Field(
-        default_factory=dict,
-        description="Element type -> what a large matrix product reached in the same rounds, in 10^9 "
-        "operations a second.",
-    )
-    batches: dict[str, BatchLatency] = Field(
-        default_factory=dict, description="Batch size (as text) -> its numbers."
-    )
-
-    @classmethod
-    def of(
-        cls,
-        batches: Mapping[int, BatchLatency],
-        *,
-        peak_device_bytes: int | None = None,
-        peak_gflops: Mapping[str, float] | None = None,
-    ) -> Self:
-        """Collect the batch sizes of a benchmark; the first in order is the one that heads it."""
-        batch_size, first = next(iter(batches.items()))
-        return cls(
-            batch_size=batch_size,
-            median_ms=first.median_ms,
-            low_ms=first.low_ms,
-            high_ms=first.high_ms,
-            p90_ms=first.p90_ms,
-            p99_ms=first.p99_ms,
-            runs=first.runs,
-            peak_device_bytes=peak_device_bytes,
-            peak_gflops=dict(peak_gflops or {}),
-            batches={str(b): facts for b, facts in batches.items()},
-        )
-
-    @field_validator("batches")
-    @classmethod
-    def _keys_are_sizes(cls, value: dict[str, BatchLatency]) -> dict[str, BatchLatency]:
-        return _batch_keys(value)
 
 
 class ModelFacts(Facts):
@@ -155,13 +46,43 @@ class ModelFacts(Facts):
     )
     session_s: NonNegative | None = Field(None, description="Seconds to create a session.")
 
+    def timed(self) -> list[Timed]:
+        """Return the settings that it was timed under, in order."""
+        found = [Timed(p, None, b) for p, facts in self.latency.items() for b in facts.batches]
+        found += [
+            Timed(p, t, b)
+            for p, facts in self.latency.items()
+            for t, batches in facts.more_threads.items()
+            for b in batches
+        ]
+        return sorted(found, key=lambda s: s.order)
 
-class SpeedupFacts(Facts):
-    """Original time over compressed time, from paired and interleaved runs; above 1 is faster."""
+    def latency_at(self, setting: Timed) -> BatchLatency | None:
+        """Return its numbers under a setting."""
+        facts = self.latency.get(setting.provider)
+        if facts is None:
+            return None
+        found = (
+            facts.batches
+            if setting.threads is None
+            else facts.more_threads.get(setting.threads, {})
+        )
+        return found.get(setting.batch)
 
-    ratio: Positive
-    low: Positive = Field(description="Lower end of the interval.")
-    high: Positive = Field(description="Upper end of the interval.")
+
+class MetricChange(Facts):
+    """How far the change of a metric can be trusted: its 95 % interval over the held-out samples.
+
+    The models are compared sample by sample, so that only samples on which they differ widen it.
+    """
+
+    low: Number = Field(description="Lower end of compressed minus original.")
+    high: Number = Field(description="Upper end.")
+    relative_low: Number | None = Field(
+        None, description="Lower end of the change as a share of the original. Null: that is 0."
+    )
+    relative_high: Number | None = Field(None, description="Upper end.")
+    samples: PositiveInt
 
 
 class Ratios(Facts):
@@ -175,11 +96,18 @@ class Ratios(Facts):
     metrics: dict[str, Number] = Field(
         default_factory=dict, description="Metric -> compressed minus original."
     )
+    metric_changes: dict[str, MetricChange] = Field(
+        default_factory=dict, description="Metric -> interval of its change."
+    )
     latency: dict[str, SpeedupFacts] = Field(
         default_factory=dict, description="Provider -> speedup at the first batch size."
     )
     speedup: dict[str, dict[str, SpeedupFacts]] = Field(
         default_factory=dict, description="Provider -> batch size (as text) -> speedup."
+    )
+    speedup_more_threads: dict[str, dict[str, dict[str, SpeedupFacts]]] = Field(
+        default_factory=dict,
+        description="Provider -> further numbers of threads (as text) -> batch size -> speedup.",
     )
 
     @classmethod
@@ -188,6 +116,9 @@ class Ratios(Facts):
         original: ModelFacts,
         compressed: ModelFacts,
         speedup: Mapping[str, Mapping[int, SpeedupFacts]] | None = None,
+        *,
+        more_threads: Mapping[str, Mapping[int, Mapping[int, SpeedupFacts]]] | None = None,
+        metric_changes: Mapping[str, MetricChange] | None = None,
     ) -> Self:
         """Compare two models.
 
@@ -195,6 +126,8 @@ class Ratios(Facts):
             original: The reference.
             compressed: What became of it.
             speedup: Provider -> batch size -> speedup; the first batch size heads its provider.
+            more_threads: Provider -> further numbers of threads -> batch size -> speedup.
+            metric_changes: Metric -> interval of its change.
         """
         measured = {p: dict(batches) for p, batches in (speedup or {}).items() if batches}
         memory = None
@@ -216,14 +149,47 @@ class Ratios(Facts):
                 p: {str(b): facts for b, facts in batches.items()}
                 for p, batches in measured.items()
             },
+            speedup_more_threads={
+                p: {str(t): {str(b): s for b, s in batches.items()} for t, batches in by.items()}
+                for p, by in (more_threads or {}).items()
+            },
+            metric_changes=dict(metric_changes or {}),
         )
+
+    def timed(self) -> list[Timed]:
+        """Return the settings of which the speedup is known, in order."""
+        found = [Timed(p, None, b) for p, batches in self.speedup.items() for b in batches]
+        found += [
+            Timed(p, t, b)
+            for p, by_threads in self.speedup_more_threads.items()
+            for t, batches in by_threads.items()
+            for b in batches
+        ]
+        return sorted(found, key=lambda s: s.order)
+
+    def speedup_at(self, setting: Timed) -> SpeedupFacts | None:
+        """Return the speedup under a setting."""
+        found = self.speedup.get(setting.provider, {})
+        if setting.threads is not None:
+            found = self.speedup_more_threads.get(setting.provider, {}).get(setting.threads, {})
+        return found.get(setting.batch)
+
+    @field_validator("speedup_more_threads")
+    @classmethod
+    def _keys_are_threads(
+        cls, value: dict[str, dict[str, dict[str, SpeedupFacts]]]
+    ) -> dict[str, dict[str, dict[str, SpeedupFacts]]]:
+        return {
+            provider: {t: numbered(batches) for t, batches in numbered(by_threads).items()}
+            for provider, by_threads in value.items()
+        }
 
     @field_validator("speedup")
     @classmethod
     def _keys_are_sizes(
         cls, value: dict[str, dict[str, SpeedupFacts]]
     ) -> dict[str, dict[str, SpeedupFacts]]:
-        return {provider: _batch_keys(batches) for provider, batches in value.items()}
+        return {provider: numbered(batches) for provider, batches in value.items()}
 
 
 class Verification(Facts):
@@ -391,34 +357,10 @@ def _upgraded(text: str | bytes) -> str | bytes:
     return text
 
 
-def thin(samples_ms: Sequence[float], limit: int = MAX_SAMPLES) -> tuple[float, ...]:
-    """Return at most `limit` of the samples, ascending: evenly spaced ranks, both ends kept."""
-    ordered = sorted(samples_ms)
-    if len(ordered) <= limit:
-        return tuple(ordered)
-    last = len(ordered) - 1
-    return tuple(ordered[round(i * last / (limit - 1))] for i in range(limit))
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    """Linear interpolation between closest ranks of an ascending sequence, as numpy does."""
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-
-
 def _over(original: int, compressed: int) -> float | None:
     if original == compressed:
         return 1.0
     return original / compressed if compressed else None
-
-
-def _batch_keys(batches: dict[str, T]) -> dict[str, T]:
-    for key in batches:
-        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) > 0):  # noqa: PLR2004
-            raise ValueError(f"{one_line(key, 40)!r} is not a batch size")
-    return batches
 
 
 def _refuse_odd_values(value: object, depth: int) -> None:

@@ -91,6 +91,12 @@ def metric_change(name: str, difference: float) -> str:
     return ("+" if difference > 0 else MINUS) + number(abs(difference))
 
 
+def metric_interval(name: str, low: float, high: float) -> str:
+    """`−0.12 to +0.06 pp`: the ends of a metric's change."""
+    first, last = metric_change(name, low), metric_change(name, high)
+    return f"{first.removesuffix(SPACE + 'pp')} to {last}"
+
+
 def metric_amount(name: str, value: float) -> str:
     """`0.06 pp`: a difference of a metric without its sign, with digits enough to show it."""
     if name.lower() in SHARES:

@@ -13,10 +13,12 @@ from markupsafe import Markup
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
 from onnxadmm.report.figures import latency_figures, training_figures
+from onnxadmm.report.profiling import OPEN_ROWS, slowest, views
 from onnxadmm.report.summary import (
     comparison,
     headlines,
     metric_names,
+    models_of,
     packing,
     proof,
     quantized,
@@ -75,6 +77,8 @@ def render_html(report: Report) -> str:
         absent=_absent(report),
         training=training_figures(report),
         latency=latency_figures(report),
+        profiles=[(view, slowest(view.layers)) for view in views(models_of(report))],
+        open_rows=OPEN_ROWS,
         bars=bars[:OPEN_CHANNELS],
         more_bars=bars[OPEN_CHANNELS:],
         left_out=len(report.channels) - len(bars),
@@ -95,6 +99,7 @@ def _columns(tiles: int) -> int:
 def page_template(name: str) -> jinja2.Template:
     """Return a template of this package that escapes whatever isn't marked safe."""
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(page_text),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -103,7 +108,7 @@ def page_template(name: str) -> jinja2.Template:
     )
     environment.filters["line"] = one_line
     environment.filters["duration"] = fmt.duration
-    return environment.from_string(page_text(name))
+    return environment.get_template(name)
 
 
 def page_text(name: str) -> str:

@@ -18,7 +18,8 @@ MARKUP = re.compile(r"([\\`*_{}\[\]|!~$])")
 ACTIVE = re.compile(r"(@|#|:(?=//)|www(?=\.))")
 ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
 MARKS = {"passed": "✅", "failed": "❌", "none": "ℹ️"}
-MAX_REMARKS = 6
+MAX_LINES = 10
+"""Beside the table."""
 
 
 def render_markdown(report: Report) -> str:
@@ -33,15 +34,15 @@ def render_markdown(report: Report) -> str:
         *_table(report),
         "",
     ]
-    failed = [g for g in report.gates if not g.passed]
-    lines += [f"- ❌ **{escape(g.name)}**: {escape(g.message)}" for g in failed]
-    lines.append(f"- {_proof(report)}")
+    failed = [f"❌ **{escape(g.name)}**: {escape(g.message)}" for g in report.gates if not g.passed]
     stored = packing(report)
-    lines += [f"- {escape(stored)}"] if stored else []
-    found = remarks(report)
-    lines += [f"- ⚠️ {escape(text)}" for text in found[:MAX_REMARKS]]
-    if len(found) > MAX_REMARKS:
-        lines.append(f"- ⚠️ {len(found) - MAX_REMARKS} more in report.html")
+    facts = [_proof(report), *([escape(stored)] if stored else [])]
+    found = [f"⚠️ {escape(text)}" for text in remarks(report)]
+    # The verdict, the numbers and the versions are lines too.
+    room = MAX_LINES - 3 - len(facts)
+    gates = _shortened(failed, room, "❌ {} more failed; report.html has them")
+    noted = _shortened(found, room - len(gates), "⚠️ {} more in report.html")
+    lines += [f"- {text}" for text in (*gates, *facts, *noted)]
     runtime = report.environment.get("onnxruntime")
     made = [f"onnxadmm {report.onnxadmm}"]
     made += [f"ONNX Runtime {runtime}"] if runtime is not None else []
@@ -49,6 +50,14 @@ def render_markdown(report: Report) -> str:
     made += [report.created] if report.created else []
     lines += ["", f"<sub>{escape(', '.join(made))}</sub>"]
     return "\n".join(lines) + "\n"
+
+
+def _shortened(lines: list[str], room: int, rest: str) -> list[str]:
+    """Return as many lines as there is room for, the last one saying how many were left out."""
+    if len(lines) <= room:
+        return lines
+    kept = max(0, room - 1)
+    return [*lines[:kept], rest.format(len(lines) - kept)] if room > 0 else []
 
 
 def escape(text: str) -> str:

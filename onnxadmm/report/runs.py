@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.report import formatting as fmt
-from onnxadmm.report.document import Facts, Number, Positive
+from onnxadmm.report.fields import Facts, Number, Positive
 from onnxadmm.report.summary import metric_names
 
 if TYPE_CHECKING:
-    from onnxadmm.report.document import ModelFacts, Ratios, Report, SpeedupFacts
+    from onnxadmm.report.document import ModelFacts, Ratios, Report
+    from onnxadmm.report.timing import SpeedupFacts
 
 Kind = Literal["original", "float", "compressed"]
 

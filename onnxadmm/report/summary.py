@@ -7,14 +7,16 @@ so that the three never disagree.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
+from onnxadmm.report.profiling import offloaded
 
 if TYPE_CHECKING:
-    from onnxadmm.report.document import BatchLatency, ModelFacts, Ratios, Report, SpeedupFacts
+    from onnxadmm.report.document import ModelFacts, Ratios, Report
+    from onnxadmm.report.timing import BatchLatency, SpeedupFacts, Timed
 
 Tone = Literal["good", "bad", "plain"]
 # Fewer zeros than this share are what any trained model has.
@@ -99,10 +101,9 @@ def headlines(report: Report) -> list[Headline]:
         ),
         _smaller(ratios.macs, "MACs", fmt.count(before.macs), fmt.count(after.macs)),
     ]
-    for provider in sorted(ratios.speedup):
-        for batch in sizes(ratios.speedup[provider]):
-            where = f"{fmt.provider(provider)}, batch{fmt.SPACE}{batch}"
-            found.append(_faster(ratios.speedup[provider][batch], where))
+    for setting in ratios.timed():
+        speedup = ratios.speedup_at(setting)
+        found += [] if speedup is None else [_faster(speedup, where(setting))]
     name = next(iter(metric_names(report)), None)
     if name is not None and name in ratios.metrics:
         found.append(
@@ -140,11 +141,14 @@ def comparison(report: Report) -> list[Row]:
         scores = [fmt.metric(name, m.metrics.get(name) if m else None) for m in models]
         difference = ratios.metrics.get(name)
         change = fmt.NOTHING if difference is None else fmt.metric_change(name, difference)
-        rows.append(row(one_line(name, 40).capitalize(), scores, change))
+        known = ratios.metric_changes.get(name)
+        spread = fmt.metric_interval(name, known.low, known.high) if known else ""
+        rows.append(replace(row(one_line(name, 40).capitalize(), scores, change), interval=spread))
     rows += _latency_rows(models, ratios)
     if any(v is not None for v in each("peak_memory_bytes")):
         cells = map(fmt.size, each("peak_memory_bytes"))
         rows.append(row("Peak memory", cells, fmt.ratio(ratios.peak_memory_bytes)))
+    rows += _device_rows(models)
     if any(m and m.session_s is not None for m in models):
         starts = [fmt.duration(m.session_s if m else None) for m in models]
         rows.append(row("Session start", starts))
@@ -167,9 +171,11 @@ def packing(report: Report) -> str | None:
 def remarks(report: Report) -> list[str]:
     """Say in plain words what a reader might trip over: the run's warnings, and what numbers show."""
     said = [one_line(text, 600) for text in report.warnings]
-    for provider, batches in sorted(report.ratios.speedup.items()):
-        for batch in sizes(batches):
-            said += _speed_remarks(report, provider, batch, batches[batch])
+    for setting in report.ratios.timed():
+        speedup = report.ratios.speedup_at(setting)
+        said += [] if speedup is None else _speed_remarks(report, setting, speedup)
+    said += _restless(report)
+    said += offloaded(models_of(report))
     after = report.compressed
     zeros = after.parameters - after.nonzero_parameters
     if zeros > MANY_ZEROS * after.parameters:
@@ -182,6 +188,12 @@ def remarks(report: Report) -> list[str]:
         for u in report.unmeasured
     ]
     return list(dict.fromkeys(said))
+
+
+def models_of(report: Report) -> dict[str, ModelFacts]:
+    """Return the models of a report by name, the original first."""
+    found = {"original": report.original, "pruned": report.pruned, "compressed": report.compressed}
+    return {name: model for name, model in found.items() if model is not None}
 
 
 def proof(report: Report) -> list[Check]:
@@ -241,8 +253,8 @@ def _smaller(ratio: float | None, what: str, before: str, after: str) -> Headlin
     return Headline(fmt.ratio(ratio), f"{less} {what}", detail)
 
 
-def _faster(facts: SpeedupFacts, where: str) -> Headline:
-    detail = f"{where}; {fmt.interval(facts.low, facts.high)}"
+def _faster(facts: SpeedupFacts, place: str) -> Headline:
+    detail = f"{place}; {fmt.interval(facts.low, facts.high)}"
     if facts.high < 1:
         return Headline(fmt.ratio(1 / facts.ratio), "slower", detail, "bad")
     if facts.low <= 1:
@@ -251,34 +263,54 @@ def _faster(facts: SpeedupFacts, where: str) -> Headline:
 
 
 def _latency_rows(models: list[ModelFacts | None], ratios: Ratios) -> Iterator[Row]:
-    providers = sorted({p for m in models if m for p in m.latency})
-    for provider in providers:
-        found = [m.latency.get(provider) if m else None for m in models]
-        batches = {b for facts in found if facts for b in facts.batches}
-        for batch in sizes(batches):
-            cells = [facts.batches.get(batch) if facts else None for facts in found]
-            speedup = ratios.speedup.get(provider, {}).get(batch)
-            label = f"Latency, {fmt.provider(provider)}, batch{fmt.SPACE}{batch}"
+    for setting in settings(models):
+        cells = [m.latency_at(setting) if m else None for m in models]
+        speedup = ratios.speedup_at(setting)
+        original, pruned, compressed = (fmt.milliseconds(c.median_ms if c else None) for c in cells)
+        yield Row(
+            f"Latency, {where(setting)}",
+            original,
+            pruned,
+            compressed,
+            change=fmt.ratio(speedup.ratio if speedup else None),
+            interval=fmt.interval(speedup.low, speedup.high) if speedup else "",
+            tone="bad" if speedup and speedup.high < 1 else "plain",
+        )
+        for quantile in ("p90", "p99"):
             original, pruned, compressed = (
-                fmt.milliseconds(c.median_ms if c else None) for c in cells
+                fmt.milliseconds(getattr(c, f"{quantile}_ms") if c else None) for c in cells
             )
-            yield Row(
-                label,
-                original,
-                pruned,
-                compressed,
-                change=fmt.ratio(speedup.ratio if speedup else None),
-                interval=fmt.interval(speedup.low, speedup.high) if speedup else "",
-                tone="bad" if speedup and speedup.high < 1 else "plain",
-            )
-            for quantile in ("p90", "p99"):
-                original, pruned, compressed = (
-                    fmt.milliseconds(getattr(c, f"{quantile}_ms") if c else None) for c in cells
-                )
-                yield Row(quantile, original, pruned, compressed, change="", minor=True)
-            if any(c is not None and c.gflops is not None for c in cells):
-                original, pruned, compressed = (_reached(c) for c in cells)
-                yield Row("GFLOP/s", original, pruned, compressed, change="", minor=True)
+            yield Row(quantile, original, pruned, compressed, change="", minor=True)
+        original, pruned, compressed = (
+            fmt.number(c.throughput_per_s) if c else fmt.NOTHING for c in cells
+        )
+        yield Row("samples/s", original, pruned, compressed, change="", minor=True)
+        if any(c is not None and c.gflops is not None for c in cells):
+            original, pruned, compressed = (_reached(c) for c in cells)
+            yield Row("GFLOP/s", original, pruned, compressed, change="", minor=True)
+
+
+def _device_rows(models: list[ModelFacts | None]) -> Iterator[Row]:
+    for provider in sorted({p for m in models if m for p in m.latency}):
+        found = [m.latency.get(provider) if m else None for m in models]
+        held = [facts.peak_device_bytes if facts else None for facts in found]
+        if any(b is not None for b in held):
+            original, pruned, compressed = map(fmt.size, held)
+            before, after = held[0], held[-1]
+            change = fmt.ratio(before / after) if before is not None and after else ""
+            label = f"GPU memory, {fmt.provider(provider)}"
+            yield Row(label, original, pruned, compressed, change)
+
+
+def settings(models: Iterable[ModelFacts | None]) -> list[Timed]:
+    """Return the settings that any of the models was timed under, in order."""
+    return sorted({s for m in models if m for s in m.timed()}, key=lambda s: s.order)
+
+
+def where(setting: Timed) -> str:
+    """`CPU, batch 1`, and the number of threads where it isn't the one that heads the report."""
+    said = f"{fmt.provider(setting.provider)}, batch{fmt.SPACE}{setting.batch}"
+    return said + (f", {fmt.plural(int(setting.threads), 'thread')}" if setting.threads else "")
 
 
 def _reached(facts: BatchLatency | None) -> str:
@@ -290,25 +322,37 @@ def _reached(facts: BatchLatency | None) -> str:
     return f"{fmt.number(facts.gflops)} ({fmt.share(facts.peak_share, 1.0)})"
 
 
-def _speed_remarks(
-    report: Report, provider: str, batch: str, speedup: SpeedupFacts
-) -> Iterator[str]:
-    where = f"on {fmt.provider(provider)} at batch size {batch}"
+def _speed_remarks(report: Report, setting: Timed, speedup: SpeedupFacts) -> Iterator[str]:
+    place = f"on {fmt.provider(setting.provider)} at batch size {setting.batch}"
+    if setting.threads is not None:
+        place += f" with {fmt.plural(int(setting.threads), 'thread')}"
     if speedup.high < 1:
         yield (
-            f"The compressed model is {fmt.ratio(1 / speedup.ratio)} slower than the original {where}."
+            f"The compressed model is {fmt.ratio(1 / speedup.ratio)} slower than the original {place}."
         )
     elif speedup.low <= 1:
         yield (
-            f"No clear difference in speed {where}: the interval "
+            f"No clear difference in speed {place}: the interval "
             f"{fmt.interval(speedup.low, speedup.high)} holds 1."
         )
-    pruned = report.pruned_ratios
-    floating = pruned.speedup.get(provider, {}).get(batch) if pruned else None
+    floating = report.pruned_ratios.speedup_at(setting) if report.pruned_ratios else None
     # Disjoint intervals: both were measured against the same original.
     if quantized(report) and floating is not None and speedup.high < floating.low:
         yield (
-            f"Quantized to int8 the model is slower than the pruned float model {where} "
+            f"Quantized to int8 the model is slower than the pruned float model {place} "
             f"({fmt.ratio(speedup.ratio)} against {fmt.ratio(floating.ratio)} of the original's "
             "speed): int8 kernels don't pay off for this model on this machine."
         )
+
+
+def _restless(report: Report) -> Iterator[str]:
+    """Say which models still got faster when their warm-up ended."""
+    for name, model in models_of(report).items():
+        places = [
+            s for s in model.timed() if (facts := model.latency_at(s)) and facts.settled is False
+        ]
+        if places:
+            yield (
+                f"The {name} model's times had not settled after 2 s of warming up "
+                f"({'; '.join(map(where, places))}): read them with care."
+            )

@@ -92,6 +92,9 @@ Provider = Literal[
 ]
 
 
+Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
 class Benchmark(Section):
     """What is timed against the original in ONNX Runtime."""
 
@@ -101,40 +104,70 @@ class Benchmark(Section):
         "said and left unmeasured. An empty list times nothing.",
     )
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1,), min_length=1)
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Threads | Annotated[tuple[Threads, ...], Field(min_length=1)] = Field(
+        1, description="Inside an operator; a list times each number."
+    )
     rounds: Annotated[int, Field(ge=5, le=10_000)] = Field(
         100, description="Paired, interleaved runs a comparison."
     )
 
-    @field_validator("providers", "batch_sizes")
+    @field_validator("providers", "batch_sizes", "threads")
     @classmethod
-    def _no_twice(cls, value: tuple[object, ...]) -> tuple[object, ...]:
-        if len(set(value)) != len(value):
+    def _no_twice(cls, value: object) -> object:
+        if isinstance(value, tuple) and len(set(value)) != len(value):
             raise ValueError("holds a value twice")
         return value
 
+    @property
+    def thread_counts(self) -> tuple[int, ...]:
+        """The numbers of threads; the first heads the report."""
+        return self.threads if isinstance(self.threads, tuple) else (self.threads,)
 
-class RelativeDrop(Section):
-    """A drop as a share of the original's value."""
 
-    relative: Annotated[float, Field(ge=0, le=1e9)]
+class Drop(Section):
+    """How much worse a metric may get; exactly one of absolute and relative."""
+
+    absolute: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="In the metric's own unit: 0.001 of accuracy is 0.1 percentage points."
+    )
+    relative: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="As a share of the original's value."
+    )
+    by: Literal["interval", "value"] = Field(
+        "interval",
+        description="interval: even the worse end of the drop's 95 % interval, over the held-out samples, must "
+        "be within the limit. value: the measured drop, for a set of samples that is all there is.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.absolute is None) == (self.relative is None):
+            raise ValueError("a drop holds exactly one of absolute, relative")
+        return self
+
+    @property
+    def limit(self) -> float:
+        """The limit, whichever it is."""
+        return self.absolute if self.absolute is not None else (self.relative or 0.0)
 
 
 class Gates(Section):
     """Goals. A gate that failed, or could not be measured, makes the exit status 1."""
 
-    max_drop: dict[Text, Annotated[float, Field(ge=0, le=1e9)] | RelativeDrop] = Field(
+    max_drop: dict[Text, Annotated[float, Field(ge=0, le=1e9)] | Drop] = Field(
         default_factory=dict,
         description="Metric -> the most it may get worse: absolute as a number, or `{relative: 0.01}` of "
-        "the original's value.",
+        "the original's value. The worse end of its interval counts; with `by: value` the value does.",
     )
     min_speedup: dict[Provider, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         default_factory=dict,
-        description="Provider -> how many times faster, at every batch size: the lower end of the interval.",
+        description="Provider -> how many times faster, at every batch size and number of threads: the lower "
+        "end of the interval.",
     )
     max_latency_ms: dict[Provider, PositiveFloat] = Field(
         default_factory=dict,
-        description="Provider -> median at the first batch size: the upper end of its interval.",
+        description="Provider -> median at the first batch size and number of threads: the upper end of its "
+        "interval.",
     )
     max_file_bytes: PositiveInt | None = None
     min_compression: PositiveFloat | None = Field(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from onnxadmm.training.changes import Change, paired_change
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
 from onnxadmm.training.engine import Trainer
 from onnxadmm.training.history import EpochRecord, Trained
-from onnxadmm.training.objectives import measure
+from onnxadmm.training.objectives import measure, scores
 from onnxadmm.training.optimizers import check_schedule
 from onnxadmm.training.phases import Phase, plan_admm, plan_levels, plan_retraining
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
 __all__ = [
+    "Change",
     "Checkpoint",
     "CheckpointStore",
     "EpochRecord",
@@ -22,7 +24,9 @@ __all__ = [
     "Trainer",
     "check_schedule",
     "measure",
+    "paired_change",
     "plan_admm",
     "plan_levels",
     "plan_retraining",
+    "scores",
 ]

@@ -59,7 +59,15 @@ def distillation(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def measure(
     metric: str, output: Array, labels: Array | None, original: Array | None
 ) -> float | None:
-    """Return a metric over all samples, or None where what it needs isn't there.
+    """Return a metric over all samples, or None where what it needs isn't there; see `scores`."""
+    found = scores(metric, output, labels, original)
+    return None if found is None else float(found.mean(dtype=np.float64))
+
+
+def scores(
+    metric: str, output: Array, labels: Array | None, original: Array | None
+) -> Array | None:
+    """Return the score of every sample [N], whose mean is the metric, or None where what it needs isn't there.
 
     Args:
         metric: accuracy (share of samples whose largest output is the label; for targets, as bce has
@@ -70,15 +78,20 @@ def measure(
         original: The original model's output, for agreement.
     """
     if metric == "agreement":
-        return None if original is None else float((_decide(output) == _decide(original)).mean())
+        return None if original is None else _by_sample(_decide(output) == _decide(original))
     if labels is None:
         return None
     if metric == "accuracy" and labels.dtype.kind == "f":
-        return float(((output > 0) == (labels.reshape(output.shape) > 0.5)).mean())  # noqa: PLR2004
+        return _by_sample((output > 0) == (labels.reshape(output.shape) > 0.5))  # noqa: PLR2004
     if metric == "accuracy":
         decided = _decide(output)
-        return float((decided == labels.reshape(decided.shape)).mean())
-    return float(np.square(output - labels.reshape(output.shape)).mean(dtype=np.float64))
+        return _by_sample(decided == labels.reshape(decided.shape))
+    return _by_sample(np.square(output - labels.reshape(output.shape)))
+
+
+def _by_sample(values: Array) -> Array:
+    """Return the mean over all axes but the first."""
+    return np.asarray(values.reshape(len(values), -1).mean(axis=1, dtype=np.float64))
 
 
 def _decide(output: Array) -> Array:

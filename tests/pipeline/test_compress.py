@@ -65,6 +65,15 @@ def test_the_folder_receives_what_the_contract_promises(result):
             assert batch.gflops == pytest.approx(2e-6 * facts.macs * int(size) / batch.median_ms)
             assert batch.peak_share == pytest.approx(batch.gflops / peak)
     assert report.pruned.file_bytes == (folder / "model.float.onnx").stat().st_size
+    weighted = {n.name for n in onnx.load(folder / "model.onnx").graph.node if n.op_type == "Conv"}
+    for facts in (report.original, report.pruned, report.compressed):
+        latency = facts.latency["cpu"]
+        profile = latency.profile
+        assert sum(x.ms for x in profile.layers) == pytest.approx(profile.run_ms)
+        # A layer keeps its name through cutting and quantization: that lays them side by side.
+        assert weighted <= {x.layer for x in profile.layers}
+        assert latency.threads == 1
+        assert all(b.warm_up_runs and b.first_run_ms for b in latency.batches.values())
 
 
 def test_channels_are_really_gone_and_the_proof_is_in_the_report(result):
@@ -105,6 +114,8 @@ def test_history_metrics_and_ratios_are_those_of_the_run(result):
     expected = report.original.parameters / report.compressed.parameters
     assert report.ratios.parameters == pytest.approx(expected)
     assert set(report.ratios.speedup["cpu"]) == {"1", "4"}
+    change = report.ratios.metric_changes["accuracy"]
+    assert change.low < report.ratios.metrics["accuracy"] < change.high
     assert report.gates[0].passed
     assert made.passed
 

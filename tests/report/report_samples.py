@@ -11,6 +11,7 @@ from onnxadmm.report import (
     ChannelClass,
     Epoch,
     LatencyFacts,
+    MetricChange,
     ModelFacts,
     Ratios,
     Report,
@@ -20,6 +21,7 @@ from onnxadmm.report import (
     Verification,
 )
 from onnxadmm.report.gates import judge
+from onnxadmm.report.profiles import FusionFacts, LayerFacts, OperatorFacts, ProfileFacts
 from onnxadmm.spec import parse_spec
 
 SPEC = {
@@ -34,13 +36,54 @@ SPEC = {
     "schedule": {"epochs": 8, "retrain": 6, "steps": 2},
     "benchmark": {"batch_sizes": [1, 64]},
     "gates": {
-        "max_drop": {"accuracy": 0.001},
+        "max_drop": {"accuracy": 0.002},
         "min_speedup": {"cpu": 2.0},
         "max_latency_ms": {"cpu": 0.2},
         "max_file_bytes": 50000,
         "min_compression": 10.0,
     },
 }
+
+
+def profile(name: str, scale: float) -> ProfileFacts:
+    """Build the profile of one of the sample's models; `scale` is its speed."""
+    layers = {"conv1": ("Conv", 0.021), "pool1": ("MaxPool", 0.006), "conv2": ("Conv", 0.061)}
+    layers |= {"pool2": ("MaxPool", 0.004), "fc1": ("FusedGemm", 0.022), "fc2": ("Gemm", 0.003)}
+    if name == "compressed":
+        kernels = {
+            "Conv": "QLinearConv",
+            "MaxPool": "NhwcMaxPool",
+            "FusedGemm": "QGemm",
+            "Gemm": "QGemm",
+        }
+        layers = {k: (kernels[op], ms) for k, (op, ms) in layers.items()}
+        layers = {"image_q": ("QuantizeLinear", 0.004), **layers}
+    listed = [
+        LayerFacts(layer=k, nodes=[k], operator=op, provider="cpu", ms=ms * scale)
+        for k, (op, ms) in layers.items()
+    ]
+    kinds = dict.fromkeys(x.operator for x in listed)
+    times = {k: [x.ms for x in listed if x.operator == k] for k in kinds}
+    return ProfileFacts(
+        batch_size=1,
+        runs=200,
+        run_ms=sum(x.ms for x in listed),
+        operators=sorted(
+            (
+                OperatorFacts(operator=k, provider="cpu", nodes=len(ms), ms=sum(ms))
+                for k, ms in times.items()
+            ),
+            key=lambda o: -o.ms,
+        ),
+        layers=listed,
+        fusions=[FusionFacts(parts="Conv + Relu", into="Conv", count=2)],
+    )
+
+
+def with_profile(facts: ModelFacts, found: ProfileFacts, provider: str = "cpu") -> ModelFacts:
+    """Return a model with a profile of one of its providers."""
+    latency = facts.latency[provider].model_copy(update={"profile": found})
+    return facts.model_copy(update={"latency": {**facts.latency, provider: latency}})
 
 
 def _latency(median_1: float, median_64: float, seed: int) -> dict[str, LatencyFacts]:
@@ -51,7 +94,8 @@ def _latency(median_1: float, median_64: float, seed: int) -> dict[str, LatencyF
         noise += (draw.random(400) < 0.02) * draw.gamma(2.0, 0.2, 400)
         samples = median * (1 + noise - np.median(noise))
         batches[batch] = BatchLatency.of(samples.tolist(), batch)
-    return {"cpu": LatencyFacts.of(batches)}
+    four = {4: {64: BatchLatency.of([0.4 * median_64] * 9, 64)}}
+    return {"cpu": LatencyFacts.of(batches, threads=1, more_threads=four)}
 
 
 def _speedup(original: ModelFacts, other: ModelFacts) -> dict[str, dict[int, SpeedupFacts]]:
@@ -61,6 +105,30 @@ def _speedup(original: ModelFacts, other: ModelFacts) -> dict[str, dict[int, Spe
         ratio = facts.median_ms / after[batch].median_ms
         found[int(batch)] = SpeedupFacts(ratio=ratio, low=ratio * 0.985, high=ratio * 1.013)
     return {"cpu": found}
+
+
+def _ratios(original: ModelFacts, other: ModelFacts, changed: int) -> Ratios:
+    """Compare two of the sample's models, of which so many samples in 10,000 differ."""
+    drop = other.metrics["accuracy"] - original.metrics["accuracy"]
+    width = 1.96 * changed**0.5 / 10_000
+    change = MetricChange(
+        low=drop - width,
+        high=drop + width,
+        relative_low=(drop - width) / original.metrics["accuracy"],
+        relative_high=(drop + width) / original.metrics["accuracy"],
+        samples=10_000,
+    )
+    (four,) = original.latency["cpu"].more_threads["4"].values()
+    (now,) = other.latency["cpu"].more_threads["4"].values()
+    ratio = four.median_ms / now.median_ms
+    faster = SpeedupFacts(ratio=ratio, low=ratio * 0.96, high=ratio * 1.05)
+    return Ratios.between(
+        original,
+        other,
+        _speedup(original, other),
+        more_threads={"cpu": {4: {64: faster}}},
+        metric_changes={"accuracy": change},
+    )
 
 
 def _history() -> list[Epoch]:
@@ -133,6 +201,9 @@ def lenet_report(**changes: Any) -> Report:
         peak_memory_bytes=9_100_000,
         session_s=0.0107,
     )
+    original = with_profile(original, profile("original", 1.0))
+    pruned = with_profile(pruned, profile("pruned", 0.3))
+    compressed = with_profile(compressed, profile("compressed", 0.33))
     fields: dict[str, Any] = {
         "onnxadmm": "0.1.0",
         "created": "2026-11-22",
@@ -142,8 +213,8 @@ def lenet_report(**changes: Any) -> Report:
         "original": original,
         "compressed": compressed,
         "pruned": pruned,
-        "ratios": Ratios.between(original, compressed, _speedup(original, compressed)),
-        "pruned_ratios": Ratios.between(original, pruned, _speedup(original, pruned)),
+        "ratios": _ratios(original, compressed, 30),
+        "pruned_ratios": _ratios(original, pruned, 20),
         "verification": Verification(
             cut_vs_masked_max_error=3.1e-7,
             import_max_error=9.5e-7,

@@ -21,7 +21,7 @@ from onnxadmm.report import (
     report_schema,
 )
 from onnxadmm.report import __file__ as package
-from onnxadmm.report.document import MAX_SAMPLES, thin
+from onnxadmm.report.timing import MAX_SAMPLES, thin
 from onnxadmm.spec import parse_spec
 
 

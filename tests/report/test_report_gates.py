@@ -4,13 +4,14 @@ from report_samples import bare_report, lenet_report
 from onnxadmm.report import (
     BatchLatency,
     LatencyFacts,
+    MetricChange,
     ModelFacts,
     Ratios,
     SpeedupFacts,
     Unmeasured,
     judge,
 )
-from onnxadmm.spec import Gates, RelativeDrop
+from onnxadmm.spec import Drop, Gates
 
 
 def only(gates, report):
@@ -80,7 +81,7 @@ def test_max_drop_says_the_miss():
     ],
 )
 def test_a_relative_drop_is_a_share_of_the_originals_value(name, before, after, limit, passed):
-    gates = Gates(max_drop={name: RelativeDrop(relative=limit)})
+    gates = Gates(max_drop={name: Drop(relative=limit)})
     gate = only(gates, with_metric(name, before, after))
     assert gate.passed is passed
     assert ("too much" in gate.message) is not passed
@@ -88,10 +89,58 @@ def test_a_relative_drop_is_a_share_of_the_originals_value(name, before, after, 
 
 
 def test_a_relative_drop_from_nothing_is_unmeasured():
-    gates = Gates(max_drop={"mse": RelativeDrop(relative=0.5)})
+    gates = Gates(max_drop={"mse": Drop(relative=0.5)})
     gate = only(gates, with_metric("mse", 0.0, 0.1))
     assert not gate.passed
     assert gate.value is None
+
+
+def with_interval(before, after, low, high, name="accuracy"):
+    report = with_metric(name, before, after)
+    change = MetricChange(
+        low=low,
+        high=high,
+        relative_low=low / before,
+        relative_high=high / before,
+        samples=500,
+    )
+    ratios = report.ratios.model_copy(update={"metric_changes": {name: change}})
+    return report.model_copy(update={"ratios": ratios})
+
+
+def test_a_drop_is_judged_by_the_worse_end_of_its_interval():
+    report = with_interval(0.99, 0.988, -0.006, 0.002)
+    gate = only(Gates(max_drop={"accuracy": 0.003}), report)
+    assert not gate.passed
+    assert gate.value == 0.006
+    said = gate.message.replace("\N{NO-BREAK SPACE}", " ")
+    assert "gets worse by 0.20 pp (interval −0.20 pp to 0.60 pp, 500 samples)" in said
+    assert "0.30 pp too much at the end of the interval, which more samples narrow" in said
+    assert only(Gates(max_drop={"accuracy": 0.006}), report).passed
+    by_value = Drop(absolute=0.003, by="value")
+    assert only(Gates(max_drop={"accuracy": by_value}), report).passed
+    relative = Drop(relative=0.006)
+    assert not only(Gates(max_drop={"accuracy": relative}), report).passed
+
+
+def test_less_is_better_turns_the_interval_around():
+    report = with_interval(1.0, 1.1, -0.05, 0.25, name="mse")
+    assert only(Gates(max_drop={"mse": 0.25}), report).passed
+    assert not only(Gates(max_drop={"mse": 0.2}), report).passed
+
+
+def test_every_number_of_threads_counts(lenet):
+    """The sample was timed on 1 thread, and on 4 at batch 64: 2.84 times, and 5.17 times at least."""
+    spec = {**lenet.spec, "benchmark": {**lenet.spec["benchmark"], "threads": [1, 4]}}
+    report = lenet.model_copy(update={"spec": spec})
+    gate = only(Gates(min_speedup={"cpu": 2.0}), report)
+    assert gate.value is None
+    assert "batch 1 on 4" in gate.message.replace("\N{NO-BREAK SPACE}", " ")
+    slow = {"4": {"64": SpeedupFacts(ratio=1.5, low=1.4, high=1.6)}}
+    ratios = lenet.ratios.model_copy(update={"speedup_more_threads": {"cpu": slow}})
+    gate = only(Gates(min_speedup={"cpu": 2.0}), lenet.model_copy(update={"ratios": ratios}))
+    assert gate.value == 1.4
+    assert not gate.passed
 
 
 def test_latency_is_judged_by_the_upper_end_of_its_interval(lenet):

@@ -99,7 +99,11 @@ def accepted(mutant):
 @pytest.mark.parametrize(("path", "value"), list(places(GOOD)), ids=lambda p: None)
 def test_every_mutant_is_refused_by_name_or_is_a_spec(path, value):
     for wrong in refused_values(value):
-        meant = {"layers": wrong == "text!", "mean": isinstance(wrong, float) and wrong < 0}
+        meant = {
+            "layers": wrong == "text!",
+            "mean": isinstance(wrong, float) and wrong < 0,
+            "threads": wrong == [value],
+        }
         if path[:-1] in TORCHS:
             spec, said = accepted(put(path, wrong))
             assert spec is not None or (len(said) <= 300 and said.isprintable())
