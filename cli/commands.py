@@ -13,6 +13,8 @@ from onnxadmm._version import __version__
 from .failures import Main
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from onnxadmm.report import Gate
 
 # Existence and kind are checked by onnxadmm itself, with exits and messages of its own.
@@ -102,7 +104,15 @@ def inspect(
 
 @main.command()
 @click.argument("models", type=FILE, nargs=-1, required=True)
-@click.option("--spec", "-s", type=FILE, help="Feed this spec's data; without it random inputs.")
+@click.option(
+    "--spec",
+    "-s",
+    type=FILE,
+    help="Feed this spec's data, follow its benchmark section, judge its gates; without it random inputs.",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key of the spec."
+)
 @click.option(
     "--provider",
     "providers",
@@ -113,40 +123,56 @@ def inspect(
 @click.option(
     "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1, 65536), help="Default: 1."
 )
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option(
-    "--rounds", type=click.IntRange(5, 10_000), default=100, show_default=True, help="Paired runs."
+    "--threads", multiple=True, type=click.IntRange(1, 1024), help="Inside an operator. Default: 1."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--rounds", type=click.IntRange(5, 10_000), help="Paired runs. Default: 100.")
+@click.option("--output", "-o", type=FILE, help="Folder for benchmark.json, .html, .md and .xml.")
+@click.option("--json", "as_json", is_flag=True, help="Print benchmark.json instead of tables.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result.")
 def benchmark(  # noqa: PLR0917  (click hands options over by name)
     models: tuple[Path, ...],
     spec: Path | None,
+    overrides: tuple[str, ...],
     providers: tuple[str, ...],
     batch_sizes: tuple[int, ...],
-    threads: int,
-    rounds: int,
+    threads: tuple[int, ...],
+    rounds: int | None,
+    output: Path | None,
     as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Time MODELS against the first of them: paired, interleaved, each in a process of its own."""
+    """Time MODELS against the first of them: paired, interleaved, each in a process of its own.
+
+    Options that may be given several times time each value. Exit status 1 when a gate of the spec fails.
+    """
+    from onnxadmm.pipeline.benchmarking import Wishes
     from onnxadmm.pipeline.benchmarking import benchmark as run
 
     from .console import Console
-    from .tables import show_benchmark, to_plain
+    from .tables import show_benchmark
 
-    with Console(quiet=as_json) as console:
+    if overrides and spec is None:
+        raise click.UsageError("--set changes a key of --spec, and there is none")
+    with Console(quiet=as_json or quiet) as console:
         found = run(
             list(models),
             spec=spec,
-            providers=providers or ("cpu",),
-            batch_sizes=batch_sizes or (1,),
-            threads=threads,
-            rounds=rounds,
+            overrides=overrides,
+            wishes=Wishes(providers, batch_sizes, threads, rounds),
+            output=output,
             progress=console,
         )
     if as_json:
-        click.echo(json.dumps(to_plain(found), indent=2, ensure_ascii=False))
+        click.echo(found.to_json(), nl=False)
     else:
         show_benchmark(found)
+        _show_gates(found.gates)
+        if output is not None:
+            click.echo(
+                f"wrote {output}: benchmark.html, benchmark.json, benchmark.md, benchmark.xml"
+            )
+    _exit_by(found.gates)
 
 
 @main.command()
@@ -159,7 +185,10 @@ def benchmark(  # noqa: PLR0917  (click hands options over by name)
 )
 @click.option("--junit", type=FILE, help="Write the verdicts as JUnit XML, for a CI system.")
 def check(report: Path, spec: Path | None, overrides: tuple[str, ...], junit: Path | None) -> None:
-    """Judge a stored report.json again, without running anything. Exit status 1 when a gate fails."""
+    """Judge a stored REPORT again, without running anything. Exit status 1 when a gate fails.
+
+    REPORT is a report.json or a benchmark.json, or the folder of a run.
+    """
     from onnxadmm.pipeline.checking import check as run
 
     gates = run(report, spec, overrides)
@@ -168,8 +197,7 @@ def check(report: Path, spec: Path | None, overrides: tuple[str, ...], junit: Pa
         from onnxadmm.report.junit import render_junit
 
         write_atomic(junit, render_junit(report.name, gates))
-    for gate in gates:
-        click.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.message}")
+    _show_gates(gates)
     if not gates:
         click.echo("no gates to judge")
     _exit_by(gates)
@@ -215,6 +243,11 @@ def _shown(path: Path) -> str:
     import shlex
 
     return shlex.quote(str(path))
+
+
+def _show_gates(gates: Iterable[Gate]) -> None:
+    for gate in gates:
+        click.echo(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.message}")
 
 
 def _exit_by(gates: Any) -> None:

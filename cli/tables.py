@@ -2,63 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxadmm.bench import Unmeasured
 from onnxadmm.errors import one_line
-from onnxadmm.pipeline.benchmarking import Benchmark
 from onnxadmm.report import formatting
+from onnxadmm.report.benchmark import BenchmarkReport
+from onnxadmm.report.benchmark_files import INPUTS, remarks, table
+from onnxadmm.report.profiling import ProfileView, views
 from onnxadmm.report.run_files import cells, heads
 from onnxadmm.report.runs import RunComparison
 
-INPUTS = {"data": "the spec's data", "random": "random, of the right types and shapes"}
+MINOR = frozenset({"p90", "p99", "samples/s", "GFLOP/s"})
+SLOWEST = 5
 
 
-def show_benchmark(found: Benchmark) -> None:
-    """Print latencies and speedups, a table a setting, and whether the inputs were real."""
+def show_benchmark(found: BenchmarkReport) -> None:
+    """Print what was measured, a column a model, where the time goes, and what a reader might trip over."""
     out = Console(highlight=False)
-    out.print(f"inputs: {INPUTS[found.inputs]}", markup=False)
-    for comparison in found.results:
-        if isinstance(comparison, Unmeasured):
-            out.print(f"{comparison.setting}: not measured: {comparison.reason}", markup=False)
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("")
+    for model in found.models:
+        grid.add_column(Text(one_line(model.name, 60)), justify="right")
+    for line in table(found):
+        if line.minor and line.label not in MINOR:
             continue
-        table = Table(
-            title=Text(str(comparison.setting)), title_justify="left", box=None, pad_edge=False
-        )
-        for name in (
-            "model",
-            "median",
-            "p90",
-            "p99",
-            "samples/s",
-            "session",
-            "peak memory",
-            "speedup",
-        ):
-            table.add_column(name, justify="left" if name == "model" else "right")
-        for name, m in comparison.measurements.items():
-            s = comparison.speedups.get(name)
-            faster = (
-                "baseline"
-                if s is None
-                else f"{formatting.ratio(s.ratio)} ({s.low:.2f} to {s.high:.2f})"
-            )
-            table.add_row(
-                Text(one_line(name, 60)),
-                formatting.milliseconds(m.latency.median_ms),
-                formatting.milliseconds(m.latency.p90_ms),
-                formatting.milliseconds(m.latency.p99_ms),
-                formatting.number(m.latency.throughput_per_s),
-                formatting.duration(m.session_s),
-                formatting.size(m.peak_memory_bytes),
-                faster,
-            )
-        out.print(table)
+        cells = [f"{c.value}\n{c.note}" if c.note else c.value for c in line.cells]
+        grid.add_row(Text(f"  {line.label}" if line.minor else line.label), *map(Text, cells))
+    out.print(grid)
+    for view in views({m.name: m.facts for m in found.models}):
+        _show_slowest(out, view)
+    out.print(INPUTS[found.inputs], markup=False)
+    for text in remarks(found):
+        out.print(f"note: {text}", markup=False)
+
+
+def _show_slowest(out: Console, view: ProfileView) -> None:
+    """Print the operators that take most of a run."""
+    grid = Table(
+        title=Text(f"\nwhere the time goes ({view.provider}, batch {view.batch_size})"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    grid.add_column("operator")
+    for name in view.models:
+        grid.add_column(Text(one_line(name, 60)), justify="right")
+    for row in view.operators[:SLOWEST]:
+        cells = [f"{c.ms} ({c.share})" if c.ms else formatting.NOTHING for c in row.cells]
+        grid.add_row(*map(Text, (row.label, *cells)))
+    out.print(grid)
 
 
 def show_runs(found: RunComparison) -> None:
@@ -73,8 +67,3 @@ def show_runs(found: RunComparison) -> None:
     out.print(table)
     for text in found.remarks:
         out.print(f"note: {text}", markup=False)
-
-
-def to_plain(found: Benchmark) -> list[dict[str, Any]]:
-    """Return a benchmark as plain values, for JSON."""
-    return [{"inputs": found.inputs, **asdict(c)} for c in found.results]

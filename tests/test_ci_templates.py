@@ -60,19 +60,30 @@ def shell(script, workspace, **variables):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
 
+def value_of(expression, values):
+    """Evaluate `a`, or `a && 'b' || 'c'`."""
+    parts = re.fullmatch(r"(\S+) && '(\w+)' \|\| '(\w+)'", expression)
+    if parts is None:
+        return values[expression]
+    return parts[2] if values[parts[1]] else parts[3]
+
+
+@pytest.mark.parametrize("baseline", ["", "a model.onnx"], ids=["compress", "benchmark"])
 @pytest.mark.parametrize(("limit", "status"), GATES, ids=["passes", "fails"])
-def test_the_actions_steps_post_keep_and_judge(workspace, limit, status):
+def test_the_actions_steps_post_keep_and_judge(workspace, limit, status, baseline):
     write_spec(workspace, limit)
+    name = "benchmark" if baseline else "report"
     outputs, summary = workspace / "outputs", workspace / "summary"
     outputs.touch()
     values = {
         "inputs.model": "a model.onnx",
         "inputs.spec": "spec.yaml",
+        "inputs.baseline": baseline,
         "inputs.output": ACTION["inputs"]["output"]["default"],
         "inputs.install": "none",
         "inputs.token": "t",
@@ -86,10 +97,10 @@ def test_the_actions_steps_post_keep_and_judge(workspace, limit, status):
             continue
         assert "${{" not in step["run"]  # a stranger's title must not become a command
         found = dict(line.split("=") for line in outputs.read_text().split())
-        values["steps.compress.outputs.status"] = found.get("status", "")
+        values["steps.run.outputs.status"] = found.get("status", "")
         variables = {
-            name: re.sub(r"\$\{\{ (\S+) \}\}", lambda m: values[m[1]], text)
-            for name, text in step["env"].items()
+            key: re.sub(r"\$\{\{ (.+?) \}\}", lambda m: value_of(m[1], values), text)
+            for key, text in step["env"].items()
         }
         done = shell(
             step["run"],
@@ -101,31 +112,40 @@ def test_the_actions_steps_post_keep_and_judge(workspace, limit, status):
         ended[step["name"]] = done.returncode
         assert step["name"] == "verdict" or done.returncode == 0, done.stderr
     assert ended["verdict"] == status
-    report = workspace / values["inputs.output"] / "report.md"
+    report = workspace / values["inputs.output"] / f"{name}.md"
     assert summary.read_text() == report.read_text()
     said = (workspace / "gh.said").read_text().split()
     assert said[:3] == ["pr", "comment", "7"]
     kept = next(s for s in ACTION["runs"]["steps"] if "uses" in s)
-    assert "report.*" in kept["with"]["path"]
+    assert f"{name}.*" in kept["with"]["path"]
     assert report.with_suffix(".html").exists()
 
 
 def test_the_action_fails_with_the_status_of_a_run_that_never_was(workspace):
     outputs = workspace / "outputs"
-    step = next(s for s in ACTION["runs"]["steps"] if s["name"] == "compress")
+    step = next(s for s in ACTION["runs"]["steps"] if s["name"] == "run")
     done = shell(
-        step["run"], workspace, GITHUB_OUTPUT=str(outputs), MODEL="no", SPEC="no", OUTPUT="out"
+        step["run"],
+        workspace,
+        GITHUB_OUTPUT=str(outputs),
+        MODEL="no",
+        SPEC="no",
+        OUTPUT="out",
+        BASELINE="",
     )
     assert done.returncode == 0
     assert outputs.read_text() == "status=2\n"
     assert "error:" in done.stderr
 
 
+@pytest.mark.parametrize("baseline", ["", "a model.onnx"], ids=["compress", "benchmark"])
 @pytest.mark.parametrize(("limit", "status"), GATES, ids=["passes", "fails"])
-def test_the_gitlab_job_posts_keeps_and_judges(workspace, limit, status):
+def test_the_gitlab_job_posts_keeps_and_judges(workspace, limit, status, baseline):
     write_spec(workspace, limit)
+    name = "benchmark" if baseline else "report"
     variables = JOB["variables"] | {
         "MODEL": "a model.onnx",
+        "BASELINE": baseline,
         "INSTALL": "none",
         "ONNXADMM_TOKEN": "t",
         "CI_API_V4_URL": "https://server/api",
@@ -137,7 +157,10 @@ def test_the_gitlab_job_posts_keeps_and_judges(workspace, limit, status):
     assert done.returncode == status, done.stderr
     assert shell("\n".join(JOB["after_script"]), workspace, **variables).returncode == 0
     said = (workspace / "curl.said").read_text()
-    assert "body@onnxadmm-result/report.md" in said
+    assert f"body@onnxadmm-result/{name}.md" in said
     assert "/projects/3/merge_requests/5/notes" in said
-    path = JOB["artifacts"]["reports"]["junit"].replace("$OUTPUT", variables["OUTPUT"])
+    listed = [
+        p.replace("$OUTPUT", variables["OUTPUT"]) for p in JOB["artifacts"]["reports"]["junit"]
+    ]
+    (path,) = [p for p in listed if (workspace / p).exists()]
     assert ET.parse(workspace / path).getroot().get("failures") == str(status)

@@ -24,7 +24,7 @@ from onnxadmm.report import (
     thin,
 )
 from onnxadmm.report import ChannelClass as ReportedClass
-from onnxadmm.spec import Spec
+from onnxadmm.spec import Benchmark, Spec
 
 if TYPE_CHECKING:
     from onnxadmm.training import Change, EpochRecord
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 Timings = Sequence[bench.Comparison | bench.Unmeasured]
 
 
-def settings(spec: Spec) -> list[bench.Setting]:
-    """Return what the spec's benchmark asks for, provider by provider."""
-    b = spec.benchmark
+def settings(b: Benchmark) -> list[bench.Setting]:
+    """Return what a benchmark section asks for, provider by provider."""
     return [
         bench.Setting(p, n, t) for p in b.providers for t in b.thread_counts for n in b.batch_sizes
     ]

@@ -18,6 +18,7 @@ class Journal:
         self.progress = progress
         self.stages: list[Stage] = []
         self.warnings: list[str] = []
+        self._counted = 0
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -30,6 +31,11 @@ class Journal:
     def tick(self, done: int, total: int, text: str) -> None:
         """Say that the stage moved on."""
         self.progress.tick(Tick(done, total, text))
+
+    def count(self, text: str) -> None:
+        """Say that the stage moved on, of which nobody knows how far it goes."""
+        self._counted += 1
+        self.tick(self._counted, 0, text)
 
     def warn(self, text: str) -> None:
         """Say something that a person should act on; the report says it too."""

@@ -77,16 +77,9 @@ def time_models(
     models: Models, request: Request, samples: Samples | None, inputs: Inputs, journal: Journal
 ) -> Sequence[bench.Comparison | bench.Unmeasured]:
     """Time the models in pairs, interleaved, each in a process of its own."""
-    settings = facts.settings(request.spec)
+    settings = facts.settings(request.spec.benchmark)
     if samples is None and settings:
         journal.progress.note("no data: timing with random inputs")
-    done = 0
-
-    def tell(text: str) -> None:
-        nonlocal done
-        done += 1
-        journal.tick(done, 0, text)
-
     return bench.compare(
         dict(models),
         settings,
@@ -95,7 +88,7 @@ def time_models(
         seed=request.spec.seed,
         peaks=facts.peak_kinds(request.spec),
         profiles=True,
-        progress=tell,
+        progress=journal.count,
     )
 
 

@@ -334,7 +334,7 @@ class Report(Facts):
         try:
             return cls.model_validate_json(_upgraded(text))
         except ValidationError as e:
-            raise InputError(_explain(e, one_line(name, 80))) from None
+            raise InputError(explain_document(e, one_line(name, 80))) from None
 
 
 def report_schema() -> dict[str, Any]:
@@ -376,23 +376,32 @@ def _refuse_odd_values(value: object, depth: int) -> None:
             _refuse_odd_values(item, depth + 1)
 
 
-def _explain(error: ValidationError, name: str) -> str:
-    """Turn pydantic's list into one line about the first thing that is wrong."""
+def explain_document(
+    error: ValidationError, name: str, newest: int = VERSION, document: str = "report.json"
+) -> str:
+    """Turn pydantic's list into one line about the first thing that is wrong.
+
+    Args:
+        error: What pydantic found.
+        name: The file's name.
+        newest: The newest version of the format that is read.
+        document: What such a file is called.
+    """
     errors = error.errors(include_url=False)
     version = next((e for e in errors if e["loc"] == ("version",)), None)
-    if version is not None and isinstance(version["input"], int) and version["input"] > VERSION:
+    if version is not None and isinstance(version["input"], int) and version["input"] > newest:
         got = one_line(version["input"], 20)
         return (
-            f"{name}: version {got} is newer than this onnxadmm reads ({VERSION}); upgrade onnxadmm"
+            f"{name}: version {got} is newer than this onnxadmm reads ({newest}); upgrade onnxadmm"
         )
     # A misspelt name is both missing and unknown; the unknown one is what the file says.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     if first["type"] == "json_invalid":
-        return f"{name}: not JSON: {one_line(first['ctx']['error'], 120)}; give a report.json"
+        return f"{name}: not JSON: {one_line(first['ctx']['error'], 120)}; give a {document}"
     where = one_line(".".join(str(part) for part in first["loc"]) or "the document", 80)
     if first["type"] == "missing":
-        return f"{name}: field {where} is missing; give a report.json that onnxadmm wrote"
+        return f"{name}: field {where} is missing; give a {document} that onnxadmm wrote"
     if first["type"] == "extra_forbidden":
-        return f"{name}: unknown field {where}; give a report.json that onnxadmm wrote"
+        return f"{name}: unknown field {where}; give a {document} that onnxadmm wrote"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{name}: {where}: {message[0].lower()}{message[1:]}; give an unchanged report.json"
+    return f"{name}: {where}: {message[0].lower()}{message[1:]}; give an unchanged {document}"

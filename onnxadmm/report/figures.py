@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
 from onnxadmm.report import plots
-from onnxadmm.report.summary import objective_metric, sizes
+from onnxadmm.report.summary import objective_metric, settings, where
 
 if TYPE_CHECKING:
-    from onnxadmm.report.document import Epoch, Report
+    from collections.abc import Mapping
+
+    from onnxadmm.report.document import Epoch, ModelFacts, Report
 
 MAX_TIMED = 12
 
@@ -35,35 +37,35 @@ def training_figures(report: Report) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def latency_figures(report: Report) -> list[Figure]:
-    """Return one figure a provider and batch size: how the runs of each model spread."""
-    models = [
-        ("original", plots.ORIGINAL, report.original),
-        ("pruned", plots.PRUNED, report.pruned),
-        ("compressed", plots.COMPRESSED, report.compressed),
-    ]
+def latency_figures(models: Mapping[str, ModelFacts]) -> list[Figure]:
+    """Return one figure a setting: how the runs of each model spread.
+
+    Args:
+        models: What they are called in a figure -> facts, the original first.
+    """
+    between = [plots.PRUNED, plots.SECOND]
+    colours = [between[(i - 1) % 2] for i in range(len(models))]
+    colours[-1], colours[0] = plots.COMPRESSED, plots.ORIGINAL
     found: list[Figure] = []
-    for provider in sorted(report.compressed.latency):
-        for batch in sizes(report.compressed.latency[provider].batches):
-            shown = []
-            for legend, colour, model in models:
-                latency = model.latency.get(provider) if model else None
-                facts = latency.batches.get(batch) if latency else None
-                if facts is not None and facts.samples_ms:
-                    shown.append((legend, colour, facts.median_ms, facts.samples_ms, facts.runs))
-            title = f"{fmt.provider(provider)}, batch{fmt.SPACE}{batch}"
-            medians = ", ".join(f"{m[0]} {fmt.milliseconds(m[2])}" for m in shown)
-            svg = plots.density_plot(
-                f"runs-{len(found)}", f"{title}: median {medians}", [m[:4] for m in shown]
-            )
-            if svg is None:
-                continue
-            limit = plots.axis_limit_ms([m[3] for m in shown])
-            beyond = sum(sample > limit for m in shown for sample in m[3])
-            caption = f"Median {medians}, of {_runs([m[4] for m in shown])}."
-            if beyond:
-                caption += f" {fmt.plural(beyond, 'slow run')} beyond the end of the axis."
-            found.append(Figure(title, caption, svg))
+    for setting in settings(models.values()):
+        shown = []
+        for (legend, model), colour in zip(models.items(), colours, strict=True):
+            facts = model.latency_at(setting)
+            if facts is not None and facts.samples_ms:
+                shown.append((legend, colour, facts.median_ms, facts.samples_ms, facts.runs))
+        title = where(setting)
+        medians = ", ".join(f"{m[0]} {fmt.milliseconds(m[2])}" for m in shown)
+        svg = plots.density_plot(
+            f"runs-{len(found)}", f"{title}: median {medians}", [m[:4] for m in shown]
+        )
+        if svg is None:
+            continue
+        limit = plots.axis_limit_ms([m[3] for m in shown])
+        beyond = sum(sample > limit for m in shown for sample in m[3])
+        caption = f"Median {medians}, of {_runs([m[4] for m in shown])}."
+        if beyond:
+            caption += f" {fmt.plural(beyond, 'slow run')} beyond the end of the axis."
+        found.append(Figure(title, caption, svg))
     return found[:MAX_TIMED]
 
 

@@ -40,8 +40,8 @@ def render_markdown(report: Report) -> str:
     found = [f"⚠️ {escape(text)}" for text in remarks(report)]
     # The verdict, the numbers and the versions are lines too.
     room = MAX_LINES - 3 - len(facts)
-    gates = _shortened(failed, room, "❌ {} more failed; report.html has them")
-    noted = _shortened(found, room - len(gates), "⚠️ {} more in report.html")
+    gates = shortened(failed, room, "❌ {} more failed; report.html has them")
+    noted = shortened(found, room - len(gates), "⚠️ {} more in report.html")
     lines += [f"- {text}" for text in (*gates, *facts, *noted)]
     runtime = report.environment.get("onnxruntime")
     made = [f"onnxadmm {report.onnxadmm}"]
@@ -52,7 +52,7 @@ def render_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shortened(lines: list[str], room: int, rest: str) -> list[str]:
+def shortened(lines: list[str], room: int, rest: str) -> list[str]:
     """Return as many lines as there is room for, the last one saying how many were left out."""
     if len(lines) <= room:
         return lines

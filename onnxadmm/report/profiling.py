@@ -224,8 +224,8 @@ def _fused(profile: ProfileFacts) -> tuple[str, ...]:
 
 def _fusions(profile: ProfileFacts) -> Iterator[str]:
     for fusion in profile.fusions[:MAX_FUSIONS]:
-        times = f"{fmt.count(fusion.count)} × " if fusion.count > 1 else ""
-        yield f"{times}{one_line(fusion.parts, 160)} → {one_line(fusion.into, 80)}"
+        times = f", {fmt.count(fusion.count)} times" if fusion.count > 1 else ""
+        yield f"{one_line(fusion.parts, 160)} → {one_line(fusion.into, 80)}{times}"
     more = len(profile.fusions) - MAX_FUSIONS
     if more > 0:
         yield f"{fmt.plural(more, 'more kind')}"

@@ -14,9 +14,19 @@ from itertools import count
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.report import formatting as fmt
-from onnxadmm.report.fields import Facts, Number, Positive
+from onnxadmm.report.fields import (
+    Count,
+    Facts,
+    Items,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveInt,
+)
 from onnxadmm.report.summary import metric_names
 
 if TYPE_CHECKING:
@@ -29,35 +39,55 @@ Kind = Literal["original", "float", "compressed"]
 class Time(Facts):
     """How long a model takes, under the setting of the comparison."""
 
-    median_ms: float
-    value: Positive
-    """What is compared: a share of the original's time, or ms where the originals differ."""
+    median_ms: NonNegative
+    value: Positive = Field(
+        description="What is compared: a share of the original's time, or ms where the originals differ."
+    )
     low: Positive
     high: Positive
 
 
 class Point(Facts):
-    """One model of one run.
+    """One model of one run. What the run didn't measure is null."""
 
-    A field is None where the run didn't measure it.
-    """
-
-    mark: str
-    """A letter for the picture."""
+    mark: str = Field(description="A letter for the picture.")
     run: str
-    kind: Kind
-    """float: pruned, before quantization."""
+    kind: Kind = Field(description="float: pruned, before quantization.")
     metric: Number | None
     time: Time | None
-    speedup: tuple[float, float, float] | None
-    """Against the run's own original: ratio, and its interval."""
-    file_bytes: int
-    parameters: int
-    macs: int
-    gates_failed: int | None
-    """None: the run had no gates, or they are not about this model."""
-    front: bool
-    """No other model is at least as good in everything and better in something."""
+    speedup: tuple[Positive, Positive, Positive] | None = Field(
+        strict=False, description="Against the run's own original: ratio, and its interval."
+    )
+    file_bytes: Count
+    parameters: Count
+    macs: Count
+    gates_failed: Count | None = Field(
+        description="Null: the run had no gates, or they are not about this model."
+    )
+    front: bool = Field(
+        description="No other model is at least as good in everything and better in something."
+    )
+
+
+class ComparisonDocument(Facts):
+    """What `comparison.json` holds."""
+
+    version: Literal[1] = Field(1, description="Of this format.")
+    kind: Literal["comparison"] = "comparison"
+    metric: str | None = Field(description="The one that is compared. Null: the runs share none.")
+    provider: str | None = Field(description="Of the times. Null: the runs share no setting.")
+    batch_size: PositiveInt | None
+    time: Literal["share of the original's", "ms"]
+    models: Items[Point] = Field(description="Each original once, then run by run.")
+    remarks: Items[str] = ()
+
+
+def comparison_schema() -> dict[str, Any]:
+    """Return the JSON schema (Draft 2020-12) of `comparison.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **ComparisonDocument.model_json_schema(),
+    }
 
 
 @dataclass(frozen=True)
@@ -80,15 +110,14 @@ class RunComparison:
 
     def to_json(self) -> str:
         """Return the comparison as JSON."""
-        document: dict[str, Any] = {
-            "version": 1,
-            "metric": self.metric,
-            "provider": self.setting[0] if self.setting else None,
-            "batch_size": int(self.setting[1]) if self.setting else None,
-            "time": "share of the original's" if self.relative else "ms",
-            "models": [p.model_dump(mode="json") for p in self.points],
-            "remarks": list(self.remarks),
-        }
+        document = ComparisonDocument(
+            metric=self.metric,
+            provider=self.setting[0] if self.setting else None,
+            batch_size=int(self.setting[1]) if self.setting else None,
+            time="share of the original's" if self.relative else "ms",
+            models=self.points,
+            remarks=self.remarks,
+        ).model_dump(mode="json")
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property

@@ -6,7 +6,7 @@ so that the three never disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -15,7 +15,7 @@ from onnxadmm.report import formatting as fmt
 from onnxadmm.report.profiling import offloaded
 
 if TYPE_CHECKING:
-    from onnxadmm.report.document import ModelFacts, Ratios, Report
+    from onnxadmm.report.document import Gate, ModelFacts, Ratios, Report
     from onnxadmm.report.timing import BatchLatency, SpeedupFacts, Timed
 
 Tone = Literal["good", "bad", "plain"]
@@ -77,8 +77,13 @@ def verdict(report: Report) -> Verdict:
     """Say whether the run met its goals; a failed proof outweighs every gate."""
     if not report.verification.passed:
         return Verdict("failed", "The proof failed: don't use this model")
-    failed = sum(not gate.passed for gate in report.gates)
-    total = len(report.gates)
+    return judged(report.gates)
+
+
+def judged(gates: Sequence[Gate]) -> Verdict:
+    """Say how many gates were met."""
+    failed = sum(not gate.passed for gate in gates)
+    total = len(gates)
     if not total:
         return Verdict("none", "No gates set")
     if failed:
@@ -286,7 +291,7 @@ def _latency_rows(models: list[ModelFacts | None], ratios: Ratios) -> Iterator[R
         )
         yield Row("samples/s", original, pruned, compressed, change="", minor=True)
         if any(c is not None and c.gflops is not None for c in cells):
-            original, pruned, compressed = (_reached(c) for c in cells)
+            original, pruned, compressed = (reached(c) for c in cells)
             yield Row("GFLOP/s", original, pruned, compressed, change="", minor=True)
 
 
@@ -313,7 +318,7 @@ def where(setting: Timed) -> str:
     return said + (f", {fmt.plural(int(setting.threads), 'thread')}" if setting.threads else "")
 
 
-def _reached(facts: BatchLatency | None) -> str:
+def reached(facts: BatchLatency | None) -> str:
     """`12.3 (34 %)`: operations a second, and their share of the machine's peak."""
     if facts is None or facts.gflops is None:
         return fmt.NOTHING

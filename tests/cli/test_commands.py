@@ -238,20 +238,31 @@ def test_inspect_puts_classes_that_are_alike_on_one_row(tmp_path):
     assert "×" not in whole
 
 
-def test_benchmark_compares_models_in_pairs(folder):
-    done = run("benchmark", folder / "net.onnx", folder / "net.onnx", "--rounds", 5, "--json")
+def test_benchmark_compares_models_in_pairs(folder, tmp_path):
+    model = folder / "net.onnx"
+    done = run("benchmark", model, model, "--rounds", 5, "--threads", 1, "--threads", 2, "--json")
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
-    assert len(found["measurements"]) == 2
-    (speedup,) = found["speedups"].values()
-    assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
+    found = json.loads(done.stdout)
     assert found["inputs"] == "random"
+    assert [m["name"] for m in found["models"]] == ["net.onnx", "net.onnx (2)"]
+    ratios = found["models"][1]["ratios"]
+    for speedup in (ratios["speedup"]["cpu"]["1"], ratios["speedup_more_threads"]["cpu"]["2"]["1"]):
+        assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
+    profile = found["models"][0]["facts"]["latency"]["cpu"]["profile"]
+    assert profile["layers"]
     spec = write_spec(
-        folder / "timed.yaml", data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}}
+        folder / "timed.yaml",
+        data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}},
+        gates={"min_compression": 2.0},
     )
-    shown = run("benchmark", folder / "net.onnx", "--rounds", 5, "--spec", spec).stdout
-    assert "inputs: the spec's data" in shown
-    assert "baseline" in shown
+    out = tmp_path / "out"
+    shown = run("benchmark", model, model, "--rounds", 5, "--spec", spec, "-o", out)
+    assert shown.returncode == 1
+    assert "samples of the spec's data" in shown.stdout
+    assert "where the time goes" in shown.stdout
+    assert "FAILED  min_compression" in shown.stdout
+    assert run("check", out).returncode == 1
+    assert run("check", out / "benchmark.json", "--spec", write_spec(tmp_path / "s.yaml")).stdout
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

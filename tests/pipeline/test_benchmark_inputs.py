@@ -7,7 +7,7 @@ import pytest
 
 from onnxadmm import bench
 from onnxadmm.errors import DataError
-from onnxadmm.pipeline.benchmarking import benchmark
+from onnxadmm.pipeline.benchmarking import Wishes, benchmark
 
 
 @pytest.fixture
@@ -25,9 +25,14 @@ def fed(monkeypatch):
 
 def test_a_spec_feeds_its_held_out_samples(workplace, fed):
     model, spec = workplace / "model.onnx", workplace / "spec.yaml"
-    done = benchmark([model, model], spec=spec, batch_sizes=[3, 300])
+    done = benchmark([model, model], spec=spec, wishes=Wishes(batch_sizes=[3, 300]))
     held_out = np.load(workplace / "test.npz")["x"]
     assert done.inputs == "data"
+    # Both are evaluated on them too; a model is as good as itself, exactly.
+    first, second = done.models
+    assert first.facts.metrics == second.facts.metrics == {"accuracy": 1.0}
+    change = second.ratios.metric_changes["accuracy"]
+    assert (change.low, change.high, change.samples) == (0, 0, 256)
     assert np.array_equal(fed[3]["x"], held_out[:3])
     assert np.array_equal(fed[300]["x"], held_out[np.arange(300) % 256])
 
@@ -39,6 +44,36 @@ def test_without_data_inputs_are_random_and_say_so(workplace, fed, tmp_path, wit
     done = benchmark([workplace / "model.onnx"], spec=spec if with_spec else None)
     assert done.inputs == "random"
     assert fed[1]["x"].shape == (1, 2, 6, 6)
+
+
+def test_the_specs_benchmark_is_followed_and_options_are_stronger(workplace, fed, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "{version: 1, prune: [{structure: channel, amount: 0.5}],"
+        " benchmark: {batch_sizes: [2, 5], threads: [1, 2], rounds: 7}}"
+    )
+    found = benchmark([workplace / "model.onnx"], spec=spec)
+    assert set(fed) == {2, 5}
+    assert found.spec["benchmark"]["threads"] == [1, 2]
+    fed.clear()
+    found = benchmark([workplace / "model.onnx"], spec=spec, wishes=Wishes(batch_sizes=[9]))
+    assert set(fed) == {9}
+    assert found.spec["benchmark"]["rounds"] == 7
+
+
+def test_gates_that_were_not_measured_fail(workplace, fed, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "{version: 1, prune: [{structure: channel, amount: 0.5}],"
+        " gates: {min_speedup: {cuda: 1.5}, min_compression: 1}}"
+    )
+    model = workplace / "model.onnx"
+    found = benchmark([model, model], spec=spec, output=tmp_path / "out")
+    assert [g.passed for g in found.gates] == [False, True]
+    assert found.gates[0].value is None
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"benchmark.{kind}" for kind in ("html", "json", "md", "xml")
+    }
 
 
 def test_data_that_does_not_fit_the_model_is_refused(workplace, fed, tmp_path):

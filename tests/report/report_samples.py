@@ -20,6 +20,7 @@ from onnxadmm.report import (
     Stage,
     Verification,
 )
+from onnxadmm.report.benchmark import BenchmarkedModel, BenchmarkReport, judged
 from onnxadmm.report.gates import judge
 from onnxadmm.report.profiles import FusionFacts, LayerFacts, OperatorFacts, ProfileFacts
 from onnxadmm.spec import parse_spec
@@ -258,6 +259,27 @@ def lenet_report(**changes: Any) -> Report:
     if "gates" in changes:
         return report
     return report.model_copy(update={"gates": tuple(judge(spec.gates, report))})
+
+
+def lenet_benchmark(gates: dict[str, Any] | None = None) -> BenchmarkReport:
+    """Build the sample's three models as a benchmark, judged by the sample's gates or by others."""
+    report = lenet_report()
+    assert report.pruned is not None
+    found = BenchmarkReport(
+        onnxadmm="0.1.0",
+        created="2026-11-22",
+        inputs="data",
+        spec={"benchmark": SPEC["benchmark"], "gates": SPEC["gates"]},
+        models=[
+            BenchmarkedModel(name="lenet5.onnx", facts=report.original),
+            BenchmarkedModel(
+                name="model.float.onnx", facts=report.pruned, ratios=report.pruned_ratios
+            ),
+            BenchmarkedModel(name="model.onnx", facts=report.compressed, ratios=report.ratios),
+        ],
+        environment=report.environment,
+    )
+    return judged(found, parse_spec({**SPEC, "gates": gates or SPEC["gates"]}).gates)
 
 
 def bare_report(**changes: Any) -> Report:

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 
 import pytest
+from report_samples import lenet_benchmark
 
+from onnxadmm.report.benchmark_files import render_benchmark_html
 from onnxadmm.report.html import render_html
 from onnxadmm.report.run_files import render_runs_html
 from onnxadmm.report.runs import compare_runs
@@ -124,12 +126,40 @@ def test_table_plots_and_verdict_are_seen(browser, lenet, tmp_path, width, schem
     assert found["overflow"] <= 0
     assert "1 of 5 gates failed" in found["verdict"].replace("\N{NO-BREAK SPACE}", " ")
     assert found["rows"] >= 10
-    assert found["plots"] == 6  # loss, metric, residuals, rho, two batch sizes
+    assert found["plots"] == 7  # loss, metric, residuals, rho, two batch sizes, more threads
     assert found["wide"] == 0
     assert len(found["gates"]) == 5
     assert "failed" in found["gates"][0]
     assert "passed" in found["gates"][1]
     assert (found["paper"] == "rgb(255, 255, 255)") is (scheme == "light")
+    assert found["requests"] == 0
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_benchmark_is_seen(browser, tmp_path, width, scheme):
+    page = tmp_path / "benchmark.html"
+    page.write_text(render_benchmark_html(lenet_benchmark()), encoding="utf-8")
+    browser.dress(width, scheme)
+    browser.show(page)
+    found = json.loads(
+        browser.run("""JSON.stringify({
+          overflow: document.documentElement.scrollWidth - window.innerWidth,
+          cells: [...document.querySelectorAll('.models tbody tr:first-child td')].map(e => e.innerText),
+          shares: document.querySelectorAll('.shares tbody tr').length,
+          verdict: document.querySelector('.verdict').innerText,
+          right: Math.max(...[...document.querySelectorAll('svg, td, th')].map(e => e.getBoundingClientRect().right)),
+          narrow: [...document.querySelectorAll('.models tbody th, .shares tbody th')].filter(e =>
+            e.innerText && e.getBoundingClientRect().width < 40).length,
+          requests: performance.getEntriesByType('resource').length,
+        })""")
+    )
+    assert found["overflow"] <= 0
+    assert found["right"] <= width
+    assert found["narrow"] == 0
+    assert len(found["cells"]) == 3
+    assert found["shares"] >= 12
+    assert "gates" in found["verdict"]
     assert found["requests"] == 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +14,9 @@ from test_report_rendering import EVIL, Page
 
 from onnxadmm.errors import InputError, SpecError
 from onnxadmm.pipeline.comparing import compare_folders
+from onnxadmm.report import __file__ as package
 from onnxadmm.report.run_files import render_runs
-from onnxadmm.report.runs import compare_runs, pareto_front
+from onnxadmm.report.runs import compare_runs, comparison_schema, pareto_front
 
 COSTS = st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=12)
 
@@ -104,6 +107,18 @@ def test_the_files_say_the_same_and_the_page_needs_nothing_beside_it(runs):
         assert model["run"] in line
         assert line.endswith("| yes |") is model["front"]
     assert render_runs(compare_runs(runs)) == files
+
+
+def test_the_published_schema_is_the_generated_one_and_documents_validate(runs):
+    published = json.loads(Path(package).with_name("comparison.schema.json").read_text("utf-8"))
+    assert published == comparison_schema()
+    validator = jsonschema.Draft202012Validator(published)
+    several = ({"a": lenet_report(), "b": bare_report()}, {"b": bare_report()}, runs)
+    for found in map(compare_runs, several):
+        document = json.loads(found.to_json())
+        validator.validate(document)
+        document["models"][0]["surprise"] = 1
+        assert not validator.is_valid(document)
 
 
 def test_names_stay_text():
