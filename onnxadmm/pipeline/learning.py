@@ -260,7 +260,7 @@ class Learner:
             batch_size=spec.data.batch_size,
             objective=spec.objective,
             output=output_index(spec, self._request.model),
-            schedule=spec.schedule,
+            schedule=spec.resolved_schedule,
             seed=spec.seed,
             progress=self._journal.progress,
             stop=self._stop,

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from onnxadmm.spec.sections import Layers, PositiveInt, Section, Share, whole
 
 INT8_BITS = 8
+HIGH_RATE = 0.9
+HIGH_CHANNEL_RATE = 0.7
 MOST_POWER_BITS = 6
 """More powers of two than that a float32 weight can't use."""
 MOST_INT8_POWER_BITS = 4
@@ -69,6 +71,12 @@ class Prune(Section):
         description="Whether channels may go that a normalisation or mean is computed over; it is taken "
         "over those that stay.",
     )
+
+    @property
+    def high_rate(self) -> bool:
+        """Whether it takes about ten times and more: the parameters between two layers fall with both."""
+        whole = self.structure in ("channel", "filter", "input_channel")
+        return self.amount >= (HIGH_CHANNEL_RATE if whole else HIGH_RATE)
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:

@@ -215,6 +215,11 @@ class Spec(Section):
         return self
 
     @property
+    def resolved_schedule(self) -> Schedule:
+        """The schedule with the progressive steps that suit the rates."""
+        return self.schedule.resolved(high_rate=any(p.high_rate for p in self.prune))
+
+    @property
     def int8(self) -> bool:
         """Whether any layer gets int8 activations."""
         return any(q.int8 is not None for q in self.quantize)

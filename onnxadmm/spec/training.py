@@ -173,6 +173,10 @@ class Rho(Section):
         return self
 
 
+PROGRESSIVE_FROM = 8
+"""Epochs that are worth splitting: each step takes a few to bring W to Z."""
+
+
 class Schedule(Section):
     """How long, and how."""
 
@@ -189,8 +193,11 @@ class Schedule(Section):
         "`{steps: 5000}`; `retrain` on the levels follows. By default as long as `epochs` where any weight gets fewer "
         "than 8 bits, else 0: 8-bit weights are rounded.",
     )
-    steps: Annotated[int, Field(ge=1, le=10)] = Field(
-        1, description="Progressive steps, each warm-started (arXiv 1903.09769)."
+    steps: Annotated[int, Field(ge=1, le=10)] | None = Field(
+        None,
+        description="Progressive steps on the way to what `prune` asks for: each starts from the last one's weights, "
+        "and what is zero stays zero (arXiv 1903.09769, section 4). By default 2 where an entry takes 0.9 or more "
+        "(0.7 of whole channels) and `epochs` is 8 or more, or given in optimizer steps; else 1.",
     )
     updates_per_epoch: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None,
@@ -234,3 +241,14 @@ class Schedule(Section):
         if self.update_every is not None and self.updates_per_epoch is not None:
             raise ValueError("holds updates_per_epoch and update_every; keep one of the two")
         return self
+
+    def resolved(self, *, high_rate: bool) -> Schedule:
+        """Return the schedule with its progressive steps filled in.
+
+        Args:
+            high_rate: Whether pruning takes so much that it better comes in two steps.
+        """
+        if self.steps is not None:
+            return self
+        long = isinstance(self.epochs, Steps) or self.epochs >= PROGRESSIVE_FROM
+        return self.model_copy(update={"steps": 2 if high_rate and long else 1})

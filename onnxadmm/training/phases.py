@@ -74,9 +74,9 @@ def in_steps(length: Length, steps_per_epoch: int) -> int:
 def plan_admm(schedule: Schedule, steps_per_epoch: int) -> list[Phase]:
     """Split the ADMM epochs, or optimizer steps, evenly over the progressive steps."""
     if isinstance(schedule.epochs, Steps):
-        bounds = _split(schedule.epochs.steps, schedule.steps)
+        bounds = _split(schedule.epochs.steps, schedule.steps or 1)
     else:
-        bounds = [b * steps_per_epoch for b in _split(schedule.epochs, schedule.steps)]
+        bounds = [b * steps_per_epoch for b in _split(schedule.epochs, schedule.steps or 1)]
     lengths = [end - start for start, end in itertools.pairwise(bounds)]
     return [
         _admm(schedule, number, length, steps_per_epoch, share=number / len(lengths))
