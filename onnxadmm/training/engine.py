@@ -39,6 +39,9 @@ CHECKPOINT_INTERVAL_S = 15.0
 CHECKPOINT_SHARE = 0.04
 """Writing checkpoints takes at most this share of the time: a large one is written less often."""
 
+CHEAP_S = 1.0
+"""A checkpoint that takes less is written at the end of every phase, whatever its share."""
+
 MAX_RETREATS = 3
 """So often a run that diverges goes back to the start of its epoch; then it gives up."""
 
@@ -97,6 +100,7 @@ class Trainer:
         self._good: Checkpoint | None = None
         self._saved_at = time.monotonic()
         self._interval_s = CHECKPOINT_INTERVAL_S
+        self._cost_s = 0.0
 
     def run(self) -> Trained:
         """Train to the end, from a checkpoint where there is one.
@@ -152,7 +156,8 @@ class Trainer:
             # Masked mapping (arXiv 1804.03294, section 3.4): the step's own projection becomes the mask.
             self.holding.fix(constraints)
         at.phase, at.epoch, at.batch, at.converged = index + 1, 0, 0, False
-        self._save(None)
+        if not self._is_dear():
+            self._save(None)
 
     def _begin(
         self, phase: Phase, constraints: Sequence[Constraint], checkpoint: Checkpoint | None
@@ -304,7 +309,13 @@ class Trainer:
             now.state["good"] = self._good.state
         self.store.save(now)
         self._saved_at = time.monotonic()
-        self._interval_s = max(CHECKPOINT_INTERVAL_S, (self._saved_at - started) / CHECKPOINT_SHARE)
+        self._cost_s = self._saved_at - started
+        self._interval_s = max(CHECKPOINT_INTERVAL_S, self._cost_s / CHECKPOINT_SHARE)
+
+    def _is_dear(self) -> bool:
+        """Whether a checkpoint now would take more than its share, judged by the last: it can wait, at some loss."""
+        passed = time.monotonic() - self._saved_at
+        return self._cost_s > CHEAP_S and passed < self._cost_s / CHECKPOINT_SHARE
 
     def _capture(self, descent: Descent | None, *, copy: bool = True) -> Checkpoint:
         """Return the state of the run; `copy` detaches it from what training changes in place."""

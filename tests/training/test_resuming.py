@@ -94,8 +94,37 @@ def test_a_finished_run_is_not_trained_again(kind, whole, tmp_path):
     assert never.left == 1
 
 
+def test_a_large_checkpoint_takes_its_share_of_the_time_and_no_more(whole, tmp_path, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            self.now += 0.5
+            return self.now
+
+    clock, saved = Clock(), []
+    save = CheckpointStore.save
+
+    def slow(store, checkpoint):
+        save(store, checkpoint)
+        saved.append(clock.now)
+        clock.now += 40.0
+
+    monkeypatch.setattr(engine, "time", clock)
+    monkeypatch.setattr(engine, "CHECKPOINT_INTERVAL_S", 2.0)
+    monkeypatch.setattr(CheckpointStore, "save", slow)
+    assert outcome(*run("admm", tmp_path)) == whole["admm"]
+    # One in the first phase; neither the end of it nor of the next is worth another.
+    assert len(saved) == 1
+    with pytest.raises(Interrupted):
+        run("admm", tmp_path, StopAfter(2))
+    assert len(saved) == 2  # somebody asked
+    assert outcome(*run("admm", tmp_path)) == whole["admm"]
+
+
 def test_two_checkpoints_are_kept_as_safetensors_and_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "CHECKPOINT_INTERVAL_S", -1.0)
+    # Then those at the ends of the phases are all, however slow the disk is.
+    monkeypatch.setattr(engine, "CHECKPOINT_INTERVAL_S", 1e9)
     run("admm", tmp_path)
     last = TOTAL["admm"]
     stems = [f"{last - STEPS:08d}", f"{last:08d}"]
