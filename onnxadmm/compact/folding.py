@@ -9,7 +9,7 @@ that a padded border doesn't hold, a reader without a bias to take it), the chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,28 @@ def _choose(
     return chosen
 
 
+class _Masked(Mapping[str, Array]):
+    """Held tensors with dead channels set to zero; made when they are asked for, and not kept."""
+
+    def __init__(self, model: ir.Model, labelling: Labelling, gone: Array) -> None:
+        self._axes, self._gone = labelling.axes, gone
+        carrying = set(labelling.weights)
+        self._held = {v.name or "": v for v in ops.held_tensors(model) if v.name in carrying}
+
+    def __getitem__(self, name: str) -> Array:
+        content = constant_of(self._held[name])
+        if content is None:
+            raise KeyError(name)
+        mask = alive_mask(self._axes[name], self._gone)
+        return content if mask.all() else np.where(mask, content, np.zeros((), content.dtype))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
 class _Folding:
     """The graph on its way: what is dead so far, and what the biases took up."""
 
@@ -151,19 +173,9 @@ class _Folding:
             self._shift(made[name], shift)
         self.dead = self.dead | chosen
 
-    def _masked(self) -> dict[str, Array]:
+    def _masked(self) -> Mapping[str, Array]:
         """Return the held tensors that dead channels pass through, with those set to zero."""
-        gone = np.array(sorted(self.dead), np.int64)
-        carrying = set(self.labelling.weights)
-        masked: dict[str, Array] = {}
-        for value in ops.held_tensors(self.model):
-            name = value.name or ""
-            if name in carrying:
-                mask = alive_mask(self.labelling.axes[name], gone)
-                content = constant_of(value)
-                if content is not None and not mask.all():
-                    masked[name] = np.where(mask, content, np.zeros((), content.dtype))
-        return masked
+        return _Masked(self.model, self.labelling, np.array(sorted(self.dead), np.int64))
 
     def _passes(self, node: ir.Node) -> bool:
         """Whether the node only hands channels on: what a reduction takes in, it uses."""

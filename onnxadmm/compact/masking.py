@@ -7,7 +7,8 @@ which are selected before it, and what it computes is laid back between zeros. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnxadmm.compact.cutting import Surgery, carriers
 from onnxadmm.compact.guarding import guard_poles
 from onnxadmm.compact.masks import alive_mask
 from onnxadmm.graph import constant_of
-from onnxadmm.graph.constants import set_constant
+from onnxadmm.graph.constants import compute_constant, set_constant
 from onnxadmm.graph.holding import hold
 
 Array = np.ndarray[Any, Any]
@@ -38,9 +39,9 @@ def mask_channels(model: ir.Model, labelling: Labelling, dead: Iterable[int]) ->
     masked = model.clone()
     gone = np.array(sorted(dead), np.int64)
     for value in carriers(masked, labelling):
-        content = np.array(constant_of(value))
-        content *= alive_mask(labelling.axes[value.name or ""], gone)
-        set_constant(value, content)
+        content = constant_of(value)
+        assert content is not None
+        compute_constant(value, partial(_masked, content, labelling.axes[value.name or ""], gone))
     _take_live(masked, labelling, gone, guard_poles(masked, labelling, gone))
     return masked
 
@@ -68,13 +69,23 @@ def expand_channels(
         if content is None or old is None:
             continue
         if value.name in carrying:
-            whole = np.zeros_like(old)
-            whole[alive_mask(labelling.axes[value.name or ""], gone)] = content.reshape(-1)
-            set_constant(value, whole)
+            axes = labelling.axes[value.name or ""]
+            compute_constant(value, partial(_expanded, content, old.dtype, axes, gone))
         elif content.shape == old.shape and content.dtype.kind == "f":
             set_constant(value, content)
     _take_live(masked, labelling, gone, guard_poles(masked, labelling, gone))
     return masked
+
+
+def _masked(content: Array, axes: Sequence[Array], gone: Array) -> Array:
+    return np.asarray(content * alive_mask(axes, gone), content.dtype)
+
+
+def _expanded(content: Array, dtype: np.dtype[Any], axes: Sequence[Array], gone: Array) -> Array:
+    alive = alive_mask(axes, gone)
+    whole = np.zeros(alive.shape, dtype)
+    whole[alive] = content.reshape(-1)
+    return whole
 
 
 def _take_live(

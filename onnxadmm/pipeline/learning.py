@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from onnxadmm.admm import (
 from onnxadmm.channels import Pool
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import Probe, constant_of
+from onnxadmm.graph.constants import compute_constant
 from onnxadmm.memory import available_bytes
 from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
@@ -64,6 +66,34 @@ def free_disk(folder: Path) -> int:
     """Return how many bytes an output folder's disk can take, its checkpoints so far included."""
     old = sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
     return shutil.disk_usage(folder).free + old
+
+
+class _Weights(Mapping[str, Tensor]):
+    """A graph's held tensors as torch's; each is made when it is asked for, and not kept."""
+
+    def __init__(self, held: Mapping[str, ir.Value]) -> None:
+        self.held = held
+
+    def array(self, name: str) -> Array:
+        content = constant_of(self.held[name])
+        if content is None:
+            raise KeyError(name)
+        return content
+
+    def __getitem__(self, name: str) -> Tensor:
+        content = self.array(name)
+        # torch warns of memory that mustn't be written.
+        return torch.from_numpy(content if content.flags.writeable else np.array(content))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
+def _product(content: Array, mask: Array) -> Array:
+    return np.asarray(content * mask, content.dtype)
 
 
 class Learner:
@@ -133,12 +163,12 @@ class Learner:
         levels = level_sets(self._request.model, self._layers, rules, shapes)
         if self._samples is not None and (sets or levels):
             self._prepare(analysis.probe, self._samples, sets, levels)
+        trained = self._request.model.clone()
         if self._settings is None or not sets or not self._request.spec.schedule.epochs:
-            masks, weights = self._project(sets, shapes)
+            masks = self._project(sets, trained)
         else:
             masks, weights = self._train(sets)
-        trained = self._request.model.clone()
-        write_back(trained, weights)
+            write_back(trained, weights)
         pruned = {*targets, *(c.name for p in pools for c in p.classes)}
         kept = {
             c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in pruned
@@ -298,15 +328,17 @@ class Learner:
         disk = None if self._folder is None else free_disk(self._folder)
         require(demand, memory_bytes=memory, disk_bytes=disk, where=where)
 
-    def _project(
-        self, sets: Sequence[Constraint], shapes: Mapping[str, tuple[int, ...]]
-    ) -> tuple[dict[str, Tensor], dict[str, Array]]:
-        """Project the weights as they came: one shot, by magnitude."""
+    def _project(self, sets: Sequence[Constraint], trained: ir.Model) -> dict[str, Tensor]:
+        """Project the weights as they came, in place: one shot, by magnitude."""
         with self._journal.stage("project"):
-            held = ops.weights(self._request.model)
-            weights = {n: torch.from_numpy(np.array(constant_of(held[n]))) for n in shapes}
+            weights = _Weights(ops.held(trained))
             masks = joint_masks(sets, weights)
-        return masks, {n: (weights[n] * mask).numpy() for n, mask in masks.items()}
+            for name, mask in masks.items():
+                if not mask.all():
+                    compute_constant(
+                        weights.held[name], partial(_product, weights.array(name), mask.numpy())
+                    )
+        return masks
 
     def _train(self, sets: Sequence[Constraint]) -> tuple[dict[str, Tensor], dict[str, Array]]:
         """Train the original towards its constraints by ADMM."""
