@@ -191,8 +191,8 @@ def random_inputs(
 ) -> dict[str, np.ndarray]:
     """Return an array for every real input that its type and any sane graph accept.
 
-    Floats are drawn from N(0, 1); integers are 0 or 1, which any table of two rows can look up (bytes:
-    all values; scalars and vectors: 1, a size or a count); truth values are drawn; strings are empty.
+    Floats are drawn from N(0, 1). Integers that look up a table are drawn over all of its rows; others are 0
+    or 1 (bytes: all values; scalars and vectors: 1, a size or a count). Truth values are drawn; strings are empty.
 
     Args:
         model: The model.
@@ -226,10 +226,48 @@ def _random_array(
             return np.zeros(shape, dtype)
         if value.dtype == ir.DataType.UINT8:
             return rng.integers(0, 256, shape).astype(dtype)
+        rows = _rows(value)
+        if rows and shape:
+            return rng.integers(0, rows, shape).astype(dtype)
         if len(shape) < 2:  # noqa: PLR2004  (a scalar or a vector)
             return np.ones(shape, dtype)
         return rng.integers(0, 2, shape).astype(dtype)
     return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+
+
+# What an index passes on its way to the table that it looks up.
+_CARRYING = {"Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze"} | {
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+}
+
+
+def _rows(value: ir.Value) -> int | None:
+    """Return the number of rows of the smallest table that an integer input looks up, or None.
+
+    A table is what a Gather reads, what a OneHot spreads, or a constant of all numbers to compare with.
+    """
+    found: list[int] = []
+    waiting, seen = [value], {id(value)}
+    while waiting:
+        for node, port in waiting.pop().uses():
+            other = constant_shape(node.inputs[1 - port]) if port < 2 <= len(node.inputs) else None  # noqa: PLR2004
+            if node.op_type == "Gather" and port == 1 and other:
+                found.append(other[int(node.attributes.get_int("axis", 0) or 0)])
+            elif node.op_type == "OneHot" and port == 0 and other is not None:
+                depth = constant_of(node.inputs[1])
+                found += [] if depth is None else [int(depth.reshape(-1)[0])]
+            elif node.op_type == "Equal" and other is not None:
+                numbers = constant_of(node.inputs[1 - port])
+                if numbers is not None and numbers.dtype.kind in "iuf" and numbers.size > 2:  # noqa: PLR2004
+                    found.append(int(numbers.max()) + 1)
+            elif node.op_type in _CARRYING and (port == 0 or node.op_type == "Concat"):
+                fresh = [v for v in node.outputs if id(v) not in seen]
+                seen |= {id(v) for v in fresh}
+                waiting += fresh
+    usable = [n for n in found if n > 0]
+    return min(usable) if usable else None
 
 
 def attempts(
