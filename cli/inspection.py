@@ -76,6 +76,7 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
             f"  {one_line(tensor['name'], NAME)} {tensor['shape']}: {one_line(tensor['why'], 90)}",
             markup=False,
         )
+    _show_training(out, found, everything=everything)
     if free:
         left = formatting.share(found.half.parameters, a.parameters)
         macs = formatting.share(found.half.macs, a.macs)
@@ -86,6 +87,24 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
         out.print("\nno channel can go")
     for text in found.warnings:
         out.print(f"warning: {text}", markup=False)
+
+
+def _show_training(out: Console, found: Inspection, *, everything: bool) -> None:
+    """Print what training would leave to ONNX Runtime, and what it can't do."""
+    kept = [t["name"] for t in found.tensors if t["weight"] and not t["learns"]]
+    for text, names in (
+        ("weights don't learn", kept),
+        ("nodes are executed as they are in training, by ONNX Runtime", found.frozen),
+    ):
+        shown = names if everything else names[:ROWS]
+        if names:
+            more = f" and {len(names) - len(shown)} more; --all" if len(names) > len(shown) else ""
+            listed = ", ".join(one_line(n, NAME) for n in shown)
+            out.print(f"\nthese {text} ({len(names)}): {listed}{more}", markup=False)
+    if found.refused:
+        out.print("\nthe model can be compressed, but not trained:", markup=False)
+    for reason in found.refused if everything else found.refused[:ROWS]:
+        out.print(f"  {reason}", markup=False)
 
 
 def _show_free(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from onnxadmm.modules.comparing import Parity, compare_with_runtime
-from onnxadmm.modules.importing import Imported, import_model
+from onnxadmm.modules.importing import Imported, Survey, import_model, survey_model
 from onnxadmm.modules.writing import write_back
 
 __all__ = [
     "Imported",
     "Parity",
+    "Survey",
     "compare_with_runtime",
     "import_model",
+    "survey_model",
     "write_back",
 ]

@@ -145,6 +145,29 @@ def captured(node: ir.Node) -> list[ir.Value]:
     return [v for v in read if v not in inner]
 
 
+def alone(
+    node: ir.Node, opsets: Mapping[str, int], types: Mapping[ir.Value, onnx.TypeProto]
+) -> onnx.ModelProto:
+    """Return a model of one node: what the graph holds of its inputs is held, the rest are inputs.
+
+    Args:
+        node: The node.
+        opsets: Of the model.
+        types: The type of everything that the node reads and the graph doesn't hold.
+    """
+    graph = onnx.GraphProto(name="one_node")
+    graph.node.append(ir.to_proto(node))
+    for value in _read(node):
+        content = constant_of(value)
+        if content is not None:
+            graph.initializer.append(numpy_helper.from_array(np.asarray(content), value.name))
+        else:
+            graph.input.append(onnx.ValueInfoProto(name=value.name, type=types[value]))
+    graph.output.extend(onnx.ValueInfoProto(name=v.name) for v in node.outputs if v.name)
+    imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
 def freeze(
     node: ir.Node, opsets: Mapping[str, int], types: Mapping[ir.Value, onnx.TypeProto]
 ) -> tuple[FrozenNode, list[ir.Value]]:
@@ -160,22 +183,15 @@ def freeze(
     """
     if node.op_type in _RANDOM:
         raise UnsupportedError(f"{describe(node)} draws random numbers; remove it")
-    read = dict.fromkeys([v for v in node.inputs if v is not None] + captured(node))
-    passed = [v for v in read if constant_of(v) is None]
-    graph = onnx.GraphProto(name="frozen")
-    graph.node.append(ir.to_proto(node))
-    for value in read:
-        content = constant_of(value)
-        if content is not None:
-            graph.initializer.append(numpy_helper.from_array(np.asarray(content), value.name))
-    for value in passed:
-        graph.input.append(onnx.ValueInfoProto(name=value.name, type=types[value]))
-    outputs = [v.name for v in node.outputs if v.name]
-    graph.output.extend(onnx.ValueInfoProto(name=o) for o in outputs)
-    imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
-    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    passed = [v for v in _read(node) if constant_of(v) is None]
+    content = alone(node, opsets, types).SerializeToString()
     names = {v.name or "": _numpy_name(types[v]) for v in passed}
-    return FrozenNode(model.SerializeToString(), names, outputs, describe(node)), passed
+    outputs = [v.name for v in node.outputs if v.name]
+    return FrozenNode(content, names, outputs, describe(node)), passed
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    return list(dict.fromkeys([v for v in node.inputs if v is not None] + captured(node)))
 
 
 def _numpy_name(kind: onnx.TypeProto) -> str | None:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import operator
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from torch import fx, nn
 
-from onnxadmm import ops
-from onnxadmm.errors import UnsupportedError, one_line
-from onnxadmm.graph import Probe, attempts, constant_of, subgraphs
-from onnxadmm.modules.control import Branches, Repetition, Sweep, evaluate
-from onnxadmm.modules.freezing import captured, freeze, passes_gradient
-from onnxadmm.modules.naming import attribute_path
+from onnxadmm.graph import Probe, attempts, subgraphs
+from onnxadmm.modules.scope import Scope, UnsampledError
 from onnxadmm.modules.statistics import let_statistics_run
-from onnxadmm.ops.element_types import kind_of, to_torch, torch_type
 
 Array = np.ndarray[Any, Any]
 
@@ -73,35 +65,60 @@ def import_model(model: ir.Model, probe: Probe, *, statistics: bool = False) -> 
     Raises:
         UnsupportedError: A node that can't be trained; names node and operator.
     """
+    return _assemble(_walked(model, probe), statistics=statistics)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What an import of a graph would do.
+
+    Attributes:
+        frozen: Nodes that ONNX Runtime executes as they are.
+        refused: Why nodes can't be trained, each in a line; with any, the graph isn't imported.
+    """
+
+    frozen: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def survey_model(model: ir.Model, probe: Probe) -> Survey:
+    """Say what an import would freeze and refuse, all of it, without a copy of the weights.
+
+    Args:
+        model: The graph, its weights float32 (`onnxadmm.graph.widen`).
+        probe: As for `import_model`.
+    """
+    bodies = any(subgraphs(node) for node in model.graph)
+    scope = _walked(model, probe, survey=True, hollow=not bodies)
+    return Survey(tuple(scope.frozen), tuple(scope.refusals or ()))
+
+
+def _walked(model: ir.Model, probe: Probe, *, survey: bool = False, hollow: bool = False) -> Scope:
+    """Return the scope of the main graph after the walk over its nodes."""
     for inputs in (probe.inputs, *(attempts(model, 1, None, 0) if _branches(model) else ())):
         # Both branches of an If are built, and the inputs that ran may fit the taken one alone.
-        with contextlib.suppress(_UnsampledError):
-            return _assemble(_Scope(model, probe, inputs), statistics=statistics)
-    last = _Scope(model, probe, probe.inputs, patient=False)
-    return _assemble(last, statistics=statistics)
+        with contextlib.suppress(UnsampledError):
+            return _walk(Scope(model, probe, inputs, survey=survey, hollow=hollow))
+    return _walk(Scope(model, probe, probe.inputs, patient=False, survey=survey, hollow=hollow))
 
 
-class _UnsampledError(UnsupportedError):
-    """A subgraph doesn't run on the samples at hand."""
+def _walk(scope: Scope) -> Scope:
+    graph = scope.model.graph
+    for value in graph.inputs:
+        if value.name not in graph.initializers:
+            scope.add_input(value)
+    for node in graph:
+        scope.visit(node)
+    return scope
 
 
 def _branches(model: ir.Model) -> bool:
     return any(node.op_type == "If" for node in model.graph.all_nodes())
 
 
-def _assemble(scope: _Scope, *, statistics: bool) -> Imported:
-    """Walk the graph and return the module that results.
-
-    Raises:
-        UnsupportedError: A node that can't be trained.
-    """
-    model = scope.model
-    for value in model.graph.inputs:
-        if value.name not in model.graph.initializers:
-            scope.add_input(value)
-    for node in model.graph:
-        scope.visit(node)
-    graph_outputs = list(model.graph.outputs)
+def _assemble(scope: Scope, *, statistics: bool) -> Imported:
+    """Return the module of a graph that was walked."""
+    graph_outputs = list(scope.model.graph.outputs)
     scope.graph.output(tuple(scope.output(v) for v in graph_outputs))
     module = fx.GraphModule(scope.root, scope.graph, class_name="ImportedModel")
     # Shapes that builders read off directly leave their arithmetic behind.
@@ -120,342 +137,3 @@ def _assemble(scope: _Scope, *, statistics: bool) -> Imported:
         places=scope.places(),
         statistics={n: buffers[path] for n, path in scope.bound.items() if path in running},
     )
-
-
-_CONTROL = {"If", "Loop", "Scan"}
-_FIRST_SCAN = 9
-
-
-class _Scope:
-    """The torch graph under construction (`ops.BuildScope`)."""
-
-    def __init__(
-        self,
-        model: ir.Model,
-        probe: Probe,
-        inputs: Mapping[str, Array],
-        parent: _Scope | None = None,
-        *,
-        patient: bool = True,
-    ) -> None:
-        """Begin an empty graph.
-
-        Args:
-            model: The model.
-            probe: Shapes and types of the main graph's values.
-            inputs: What subgraphs are tried on, to learn the shapes inside them.
-            parent: The scope around a subgraph.
-            patient: Whether other inputs may come, where a subgraph doesn't run on these.
-        """
-        self.model, self._parent, self._inputs, self._patient = model, parent, inputs, patient
-        self._samples: dict[Any, Any] = {}
-        self.root = nn.Module()
-        self.graph = fx.Graph()
-        self.bound: dict[str, str] = {}
-        self.inputs: list[str] = []
-        self.results: list[ir.Value] = []
-        self._opsets: Mapping[str, int] = dict(model.opset_imports)
-        self._probe = probe
-        self._weights: dict[int, str] = {} if parent is None else parent._weights  # noqa: SLF001
-        self._weights = self._weights or {
-            id(r.value): n for n, r in ops.roles(model).items() if r.learns and r.dequantize is None
-        }
-        self.frozen: list[str] = []
-        self._there: dict[str, Any] = {}
-        self._learned: set[str] = set()
-
-    # --- what builders ask
-
-    def tensor(self, value: ir.Value | None) -> Any:
-        if value is None:
-            return None
-        name = value.name or ""
-        if name not in self._there:
-            self._there[name] = self._held(value)
-        return self._there[name]
-
-    def constant(self, value: ir.Value | None) -> Array | None:
-        return None if value is None else constant_of(value)
-
-    def rank(self, value: ir.Value) -> int:
-        return len(self.shape(value))
-
-    def shape(self, value: ir.Value) -> tuple[int, ...]:
-        seen = None if self._parent else self._probe.shapes.get(value.name or "")
-        content = constant_of(value)
-        if seen is not None or content is not None:
-            return seen if seen is not None else content.shape  # type: ignore[union-attr]
-        return tuple(self._sample(value).shape)
-
-    def _sample(self, value: ir.Value) -> Any:
-        """Return what stands for a value when the graph runs on the probe's inputs.
-
-        Raises:
-            UnsupportedError: It doesn't run.
-        """
-        try:
-            return evaluate(self.graph, self.root, self._samples, self.tensor(value))
-        except Exception as e:  # noqa: BLE001  (torch raises what it likes)
-            raise (_UnsampledError if self._patient else UnsupportedError)(
-                f"value {one_line(value.name, 60)!r}: its shape is not known ({one_line(e, 80)}); compress "
-                "without training"
-            ) from None
-
-    def kind(self, value: ir.Value) -> ir.DataType:
-        found, content = self._kind(value), constant_of(value)
-        if found is None and content is None:
-            raise UnsupportedError(
-                f"value {one_line(value.name, 60)!r}: its element type is not known; compress without training"
-            )
-        if found is not None:
-            return found
-        assert content is not None
-        return kind_of(content.dtype.name)
-
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # A method of Tensor has no name that a pickled module could import it by.
-        if function is getattr(torch.Tensor, getattr(function, "__name__", ""), None):
-            return self.graph.call_method(function.__name__, args, kwargs)
-        return self.graph.call_function(function, args, kwargs)
-
-    def places(self) -> dict[str, str]:
-        """Return the name of each value's node in the torch graph, of those that are left there."""
-        left = {node.name for node in self.graph.nodes}
-        return {
-            name: stands.name
-            for name, stands in self._there.items()
-            if isinstance(stands, fx.Node) and stands.name in left
-        }
-
-    # --- the walk
-
-    def add_input(self, value: ir.Value) -> None:
-        name = value.name or ""
-        self.inputs.append(name)
-        stands = self.graph.placeholder(f"input_{len(self.inputs)}")
-        self._there[name] = stands
-        if name in self._inputs and self._parent is None:
-            array = np.asarray(self._inputs[name])
-            self._samples[stands] = array if array.dtype.kind in "OUS" else to_torch(array)
-
-    def output(self, value: ir.Value) -> Any:
-        """Return a graph output; levels of a quantization, floats on the way, become their own type."""
-        kind, producer = self._kind(value), value.producer()
-        levels = producer is not None and "Quantize" in producer.op_type
-        if kind is None or not levels or kind in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-            return self.tensor(value)
-        return self.call(torch.Tensor.to, self.tensor(value), torch_type(kind))
-
-    def visit(self, node: ir.Node) -> None:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            return
-        read = [v for v in (*node.inputs, *captured(node)) if v is not None]
-        inside = [v for g in subgraphs(node) for v in _held_inside(g)]
-        learned = any(v.name in self._learned or id(v) in self._weights for v in read + inside)
-        try:
-            named = zip((v.name for v in node.outputs), self._build(node), strict=False)
-        except _UnsampledError:
-            raise
-        except UnsupportedError as refusal:
-            named = zip(*self._freeze(node, refusal, learned=learned), strict=True)
-        for name, output in named:
-            if name:
-                self._there[name] = output
-                if learned:
-                    self._learned.add(name)
-
-    def _build(self, node: ir.Node) -> tuple[Any, ...]:
-        """Add a node by its builder.
-
-        Raises:
-            UnsupportedError: Strings, no builder, or outputs that it doesn't compute.
-        """
-        if any(self._is_text(v) for v in (*node.inputs, *node.outputs)):
-            raise UnsupportedError(
-                f"{ops.describe(node)}: strings have no tensors in torch; compress without training"
-            )
-        if node.op_type in _CONTROL and node.domain in ("", "ai.onnx"):
-            return self._control(node)
-        result = ops.find_for_training(node, self._opsets).build(node, self)
-        results = result if isinstance(result, tuple) else (result,)
-        if any(v.name and (v.uses() or v.is_graph_output()) for v in node.outputs[len(results) :]):
-            raise UnsupportedError(
-                f"{ops.describe(node)}: only its first {len(results)} outputs can be trained yet; "
-                "compress without training"
-            )
-        return results
-
-    def _control(self, node: ir.Node) -> tuple[Any, ...]:
-        """Add a node with subgraphs: each becomes a torch module of its own."""
-        around = [v for v in captured(node) if constant_of(v) is None or id(v) in self._weights]
-        given = [self.tensor(v) for v in node.inputs]
-        if node.op_type == "If":
-            names = ("then_branch", "else_branch")
-            fixed = self.constant(node.inputs[0])
-            if fixed is not None:
-                names = (names[0 if fixed.all() else 1],) * 2
-            bodies = [self._body(node, n, [], around) for n in dict.fromkeys(names)]
-            modules = [b.module() for b in bodies]
-            module: nn.Module = modules[0] if len(modules) == 1 else Branches(*modules)
-            given = [] if len(modules) == 1 else given
-            places = ["", ""] if len(modules) == 1 else ["then.", "otherwise."]
-        else:
-            samples = [None if v is None else self._sample(v) for v in node.inputs]
-            body, module = self._repeated(node, samples, around)
-            bodies, places = [body], ["body."]
-        path = f"{node.op_type.lower()}_{sum(1 for _ in self.root.children()) + 1}"
-        self.root.add_module(path, module)
-        for body, place in zip(bodies, places, strict=False):
-            self.bound |= {n: f"{path}.{place}{p}" for n, p in body.bound.items()}
-            self.frozen += body.frozen
-        result = self.graph.call_module(path, (*given, *(self.tensor(v) for v in around)))
-        return tuple(self.call(operator.getitem, result, k) for k in range(len(node.outputs)))
-
-    def _repeated(
-        self, node: ir.Node, samples: list[Any], around: list[ir.Value]
-    ) -> tuple[_Scope, nn.Module]:
-        """Return the body of a Loop or a Scan, and the module that repeats it.
-
-        Raises:
-            UnsupportedError: A Scan of opset 8, whose sequences are batched.
-        """
-        if node.op_type == "Loop":
-            first = [torch.tensor(0), torch.tensor(True), *samples[2:]]
-            body = self._body(node, "body", first, around)
-            carried = len(node.inputs) - 2
-            rows = [body._sample(v) for v in body.results[1 + carried :]]  # noqa: SLF001
-            return body, Repetition(
-                body.module(), carried, [(tuple(r.shape), r.dtype) for r in rows]
-            )
-        if "directions" in node.attributes or self._opsets.get("", 9) < _FIRST_SCAN:
-            raise UnsupportedError(
-                f"{ops.describe(node)}: Scan of opset 8 can't be trained; convert the model to opset 9"
-            )
-        count = node.attributes["num_scan_inputs"].as_int()
-        states = len(node.inputs) - count
-        results = len(node.outputs) - states
-
-        def places(kind: str, n: int) -> list[tuple[int, bool]]:
-            axes, ways = (
-                list(node.attributes[name].as_ints()) if name in node.attributes else [0] * n
-                for name in (f"scan_{kind}_axes", f"scan_{kind}_directions")
-            )
-            return [(a, bool(w)) for a, w in zip(axes, ways, strict=True)]
-
-        reads = places("input", count)
-        rows = [s.select(a, 0) for s, (a, _) in zip(samples[states:], reads, strict=True)]
-        body = self._body(node, "body", [*samples[:states], *rows], around)
-        return body, Sweep(body.module(), states, reads, places("output", results))
-
-    def _body(self, node: ir.Node, name: str, samples: list[Any], around: list[ir.Value]) -> _Scope:
-        """Return a subgraph built in a scope of its own; its inputs, then what it reads from around it."""
-        graph = node.attributes[name].as_graph()
-        scope = _Scope(self.model, self._probe, {}, self, patient=self._patient)
-        given = [*zip(graph.inputs, samples, strict=True), *((v, self._sample(v)) for v in around)]
-        for value, sample in given:
-            scope.add_input(value)
-            scope._samples[scope._there[value.name or ""]] = sample
-            if id(value) in self._weights or value.name in self._learned:
-                scope._learned.add(value.name or "")
-        for inner in graph:
-            scope.visit(inner)
-        scope.results = list(graph.outputs)
-        scope.graph.output(tuple(scope.tensor(v) for v in graph.outputs))
-        return scope
-
-    def module(self) -> fx.GraphModule:
-        """Return the finished torch module."""
-        module = fx.GraphModule(self.root, self.graph, class_name="ImportedBody")
-        module.graph.eliminate_dead_code()
-        module.recompile()
-        return module
-
-    def _is_text(self, value: ir.Value | None) -> bool:
-        if value is None:
-            return False
-        seen = self._probe.dtypes.get(value.name or "", "")
-        return value.dtype is ir.DataType.STRING or seen == "object"
-
-    def _freeze(
-        self, node: ir.Node, refusal: UnsupportedError, *, learned: bool
-    ) -> tuple[list[str], list[Any]]:
-        """Execute a node as it is, by ONNX Runtime, where no gradient must pass through it.
-
-        Raises:
-            UnsupportedError: One must, or ONNX Runtime can't run it either: `refusal`, then.
-        """
-        named = [v for v in node.outputs if v.name]
-        if learned and any(passes_gradient(self._kind(v)) for v in named):
-            raise refusal
-        read = [v for v in (*node.inputs, *captured(node)) if v is not None]
-        try:
-            types = {v: self._type(v) for v in read if constant_of(v) is None}
-            module, passed = freeze(node, self._opsets, types)
-        except UnsupportedError:
-            raise refusal from None
-        path = f"frozen_{len(self.frozen) + 1}"
-        self.root.add_module(path, module)
-        self.frozen.append(ops.describe(node))
-        result = self.graph.call_module(path, tuple(self.tensor(v) for v in passed))
-        if len(named) == 1:
-            return [named[0].name or ""], [result]
-        parts = [self.call(operator.getitem, result, k) for k in range(len(named))]
-        return [v.name or "" for v in named], parts
-
-    def _kind(self, value: ir.Value) -> ir.DataType | None:
-        seen = self._probe.dtypes.get(value.name or "")
-        if value.dtype is not None:
-            return value.dtype
-        return None if seen is None else kind_of(seen)
-
-    def _type(self, value: ir.Value) -> onnx.TypeProto:
-        """Return a value's type with an open shape."""
-        found = onnx.TypeProto()
-        if value.type is not None:
-            ir.serde.serialize_type_into(found, from_=value.type)
-        else:
-            found.tensor_type.elem_type = self.kind(value)
-        return found
-
-    def _held(self, value: ir.Value) -> fx.Node:
-        """Enter a tensor that the graph holds: a parameter where it is a weight, else a buffer."""
-        content = constant_of(value)
-        name = value.name or ""
-        if content is None:
-            raise UnsupportedError(
-                f"value {one_line(name, 60)!r} is computed by nothing that can be trained; compress "
-                "without training"
-            )
-        trainable = id(value) in self._weights
-        if trainable and content.dtype != np.float32:
-            raise UnsupportedError(
-                f"weight {one_line(name, 60)!r} is {content.dtype}; only float32 weights can be trained "
-                "yet, compress without training"
-            )
-        tensor = to_torch(content)
-        path = attribute_path(self.root, name)
-        owner, leaf = _owner(self.root, path)
-        if trainable:
-            owner.register_parameter(leaf, nn.Parameter(tensor))
-        else:
-            owner.register_buffer(leaf, tensor)
-        self.bound[self._weights.get(id(value), name)] = path
-        return self.graph.get_attr(path)
-
-
-def _held_inside(graph: ir.Graph) -> list[ir.Value]:
-    """Return what a subgraph could hold."""
-    nodes = list(graph.all_nodes())
-    held = [v for n in nodes for g in subgraphs(n) for v in g.initializers.values()]
-    return [*graph.initializers.values(), *held, *(v for n in nodes for v in n.outputs)]
-
-
-def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """Return the submodule that holds the last part of a dotted path, making those that lack."""
-    *parents, leaf = path.split(".")
-    owner = root
-    for parent in parents:
-        if parent not in owner._modules:  # noqa: SLF001  (no public test for a name that isn't there)
-            owner.add_module(parent, nn.Module())
-        owner = owner.get_submodule(parent)
-    return owner, leaf

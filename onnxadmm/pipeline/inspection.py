@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxadmm import ops
 from onnxadmm.channels import ChannelClass, channel_macs, dead_labels
 from onnxadmm.compact import Account, account, cut_channels, shapes_after
-from onnxadmm.graph import constant_of
+from onnxadmm.graph import OTHER_FLOATS, Probe, constant_of, widen
 from onnxadmm.pipeline.analysis import (
     Analysis,
     analyse,
@@ -24,6 +24,9 @@ from onnxadmm.pipeline.analysis import (
 from onnxadmm.pipeline.foreseeing import foresee, inherent
 from onnxadmm.pipeline.request import ModelLike, SpecLike, open_model, resolve
 from onnxadmm.spec import parse_spec
+
+if TYPE_CHECKING:
+    from onnxadmm.modules import Survey
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Inspection:
         account: Size and cost.
         half: Size and cost if every class lost half its channels (aligned as a run would do).
         unknown: Operators without a rule, with their number of nodes: channels that reach them are fixed.
-        tensors: Every held tensor that could be a weight: name, type, shape, whether it is one, and why.
+        tensors: Every held tensor that could be a weight: name, type, shape, whether it is one and learns, and why.
+        frozen: Nodes that training executes as they are, by ONNX Runtime.
+        refused: Why nodes can't be trained; with any, the model is compressed without training only.
         warnings: What no spec will gain on this model, and what the given one asks for and won't get.
     """
 
@@ -55,6 +60,8 @@ class Inspection:
     unknown: dict[str, int]
     tensors: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain values, for JSON."""
@@ -70,6 +77,8 @@ class Inspection:
                 {"operator": name, "nodes": n} for name, n in self.unknown.items()
             ],
             "tensors": list(self.tensors),
+            "frozen": list(self.frozen),
+            "refused": list(self.refused),
             "warnings": list(self.warnings),
         }
 
@@ -100,6 +109,7 @@ def inspect(
     if stored_bytes is not None:
         original = replace(original, file_bytes=stored_bytes)
     half = _half(graph, analysis)
+    trained = _survey(graph, analysis.probe)
     warnings = inherent(graph, analysis.classes, original)
     if planned is not None:
         targets = channel_targets(analysis, planned)
@@ -123,7 +133,24 @@ def inspect(
         unknown=unlabelled_operators(graph),
         tensors=tuple(_tensors(graph)),
         warnings=tuple(warnings),
+        frozen=trained.frozen,
+        refused=trained.refused,
     )
+
+
+def _survey(graph: ir.Model, seen: Probe) -> Survey:
+    """Say what training would freeze and refuse, in the form that is trained."""
+    from onnxadmm.modules import survey_model
+
+    held = {ops.element_type(v) for v in ops.weights(graph).values()}
+    if not held & OTHER_FLOATS:
+        return survey_model(graph, seen)
+    others = {kind.numpy().name for kind in OTHER_FLOATS}
+    dtypes = {n: "float32" if d in others else d for n, d in seen.dtypes.items()}
+    inputs = {
+        n: a.astype(np.float32) if a.dtype.name in others else a for n, a in seen.inputs.items()
+    }
+    return survey_model(widen(graph), replace(seen, dtypes=dtypes, inputs=inputs))
 
 
 def _tensors(graph: Any) -> Iterator[dict[str, Any]]:
@@ -136,6 +163,7 @@ def _tensors(graph: Any) -> Iterator[dict[str, Any]]:
             "type": content.dtype.name,
             "shape": list(content.shape),
             "weight": role.weight,
+            "learns": role.learns,
             "why": role.why,
         }
 

@@ -127,6 +127,26 @@ def test_initializers_that_are_inputs_are_not_fed():
     assert set(run(proto).inputs) == {"x"}
 
 
+@pytest.mark.parametrize("cast", [False, True])
+def test_integers_that_look_up_a_table_are_drawn_over_all_its_rows(cast):
+    nodes = [helper.make_node("Gather", ["table", "index"], ["y"])]
+    if cast:
+        nodes.insert(0, helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64))
+    kind = TensorProto.INT32 if cast else TensorProto.INT64
+    name = "x" if cast else "index"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, ["n", "t"])],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(np.zeros((50, 2), np.float32), "table")],
+    )
+    loaded = ir.from_proto(helper.make_model(graph))
+    drawn = random_inputs(loaded, {name: (20, 30)}, np.random.default_rng(0))[name]
+    assert drawn.min() >= 0
+    assert 40 < drawn.max() < 50
+
+
 def test_random_inputs_have_the_declared_types():
     loaded = ir.from_proto(cnn())
     arrays = random_inputs(loaded, {"x": (2, 3, 8, 8)}, np.random.default_rng(0))
