@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from onnxadmm.errors import ModelError, ResourceError, one_line
+from onnxadmm.graph.containment import READ_FLAGS, RefusedError, kind, open_contained, reason
 
 # Protobuf itself ends at 2 GiB; weights beyond that are external data.
 MAX_MODEL_BYTES = (1 << 31) - 1
-# O_NONBLOCK: opening a FIFO must not wait for a writer.
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ def read_model_file(path: str | os.PathLike[str]) -> FileBytes:
     try:
         # stat first: opening a device can already have effects.
         _require_regular(os.stat(path), name)  # noqa: PTH116  (bytes paths too)
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, READ_FLAGS)
     except (OSError, ValueError) as e:
-        raise ModelError(f"model {name}: {_reason(e)}; give the path of an .onnx file") from None
+        raise ModelError(f"model {name}: {reason(e)}; give the path of an .onnx file") from None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _require_regular(status, name)
@@ -56,7 +55,7 @@ def read_model_file(path: str | os.PathLike[str]) -> FileBytes:
         try:
             content = file.read(MAX_MODEL_BYTES + 1)
         except OSError as e:
-            raise ResourceError(f"model {name}: reading failed: {_reason(e)}") from None
+            raise ResourceError(f"model {name}: reading failed: {reason(e)}") from None
     if not content:
         raise ModelError(f"model {name}: the file is empty; export or download it again")
     return FileBytes(content, (status.st_dev, status.st_ino))
@@ -95,8 +94,8 @@ class ModelFolder:
         """
         if location not in self._open:
             try:
-                self._open[location] = self._open_inside(self._resolve(location))
-            except _RefusedError as e:
+                self._open[location] = self._open_side_file(location)
+            except RefusedError as e:
                 raise ModelError(
                     f"tensor {tensor}: external data location {one_line(repr(location), 60)} {e}; "
                     "keep the weights as plain files in the model's folder"
@@ -112,61 +111,12 @@ class ModelFolder:
             self._sums[descriptor] = digest.hexdigest()
         return self._sums[descriptor]
 
-    def _resolve(self, location: str) -> tuple[str, ...]:
-        """Return the path's components below the folder, none of them a symlink, or refuse."""
-        if not location:
-            raise _RefusedError("is empty")
-        if not location.isprintable() or "\\" in location or "://" in location:
-            raise _RefusedError("is no plain relative path (control character, backslash or URL)")
-        if location.startswith(("/", "~")) or location[1:2] == ":" or "_ORT_MEM_ADDR_" in location:
-            raise _RefusedError("is not relative to the model's folder and may lead outside")
-        parts = [p for p in location.split("/") if p not in {"", "."}]
-        if ".." in parts:
-            raise _RefusedError("holds '..' and may lead outside the model's folder")
-        try:
-            # Reads links, opens nothing.
-            real = Path(os.path.realpath(self._root.joinpath(*parts)))
-        except (OSError, ValueError) as e:
-            raise _RefusedError(f"can't be resolved: {_reason(e)}") from None
-        if not real.is_relative_to(self._root):
-            raise _RefusedError("leads outside the model's folder through a symlink")
-        if real.relative_to(self._root).parts != tuple(parts):
-            raise _RefusedError("is a symlink, or lies behind one")
-        return tuple(parts)
-
-    def _open_inside(self, parts: tuple[str, ...]) -> tuple[int, int]:
-        if not parts:
-            raise _RefusedError("is a directory, not a regular file")
-        with contextlib.ExitStack() as folders:
-            try:
-                folder = os.open(self._root, _FLAGS | os.O_DIRECTORY)
-                folders.callback(os.close, folder)
-                for part in parts[:-1]:
-                    flags = _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW
-                    folder = os.open(part, flags, dir_fd=folder)
-                    folders.callback(os.close, folder)
-                before = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-                self._require_side_file(before)
-                descriptor = os.open(parts[-1], _FLAGS | os.O_NOFOLLOW, dir_fd=folder)
-            except OSError as e:
-                raise _RefusedError(f"can't be opened: {_reason(e)}") from None
+    def _open_side_file(self, location: str) -> tuple[int, int]:
+        descriptor, status = open_contained(self._root, location, "the model's folder")
         self._stack.callback(os.close, descriptor)
-        after = os.fstat(descriptor)
-        if (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
-            raise _RefusedError("changed while it was opened")
-        return descriptor, after.st_size
-
-    def _require_side_file(self, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise _RefusedError(f"is {_kind(status.st_mode)}, not a regular file")
         if (status.st_dev, status.st_ino) == self._model:
-            raise _RefusedError("is the model file itself")
-        if status.st_nlink > 1:
-            raise _RefusedError("is a hard link, whose other name may lie outside the folder")
-
-
-class _RefusedError(Exception):
-    """Why a side file isn't opened."""
+            raise RefusedError("is the model file itself")
+        return descriptor, status.st_size
 
 
 def read_range(descriptor: int, offset: int, length: int) -> bytes:
@@ -203,22 +153,6 @@ def shown(path: str | os.PathLike[str]) -> str:
 def _require_regular(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(
-            f"model {name}: {_kind(status.st_mode)}, not a regular file; "
+            f"model {name}: {kind(status.st_mode)}, not a regular file; "
             "give the path of an .onnx file"
         )
-
-
-def _kind(mode: int) -> str:
-    for test, word in (
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISLNK, "a symlink"),
-        (stat.S_ISSOCK, "a socket"),
-    ):
-        if test(mode):
-            return word
-    return "a device"
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
