@@ -42,6 +42,11 @@ def main() -> None:
 @click.option(
     "--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."
 )
+@click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Let functions run that the spec names, from Python files in its folder.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result.")
 def compress(  # noqa: PLR0917  (click hands options over by name)
     model: Path,
@@ -49,6 +54,7 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
     output: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    allow_code: bool,
     quiet: bool,
 ) -> None:
     """Train MODEL towards a compressed form, cut it, prove it, measure it, judge its gates.
@@ -70,6 +76,7 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
             output=folder,
             overrides=overrides,
             resume=resume,
+            allow_code=allow_code,
             progress=console,
             stop=signals,
         )
@@ -127,6 +134,11 @@ def inspect(
     "--threads", multiple=True, type=click.IntRange(1, 1024), help="Inside an operator. Default: 1."
 )
 @click.option("--rounds", type=click.IntRange(5, 10_000), help="Paired runs. Default: 100.")
+@click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Let a metric run that the spec names, from a Python file in its folder.",
+)
 @click.option("--output", "-o", type=FILE, help="Folder for benchmark.json, .html, .md and .xml.")
 @click.option("--json", "as_json", is_flag=True, help="Print benchmark.json instead of tables.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result.")
@@ -138,6 +150,7 @@ def benchmark(  # noqa: PLR0917  (click hands options over by name)
     batch_sizes: tuple[int, ...],
     threads: tuple[int, ...],
     rounds: int | None,
+    allow_code: bool,
     output: Path | None,
     as_json: bool,
     quiet: bool,
@@ -161,6 +174,7 @@ def benchmark(  # noqa: PLR0917  (click hands options over by name)
             overrides=overrides,
             wishes=Wishes(providers, batch_sizes, threads, rounds),
             output=output,
+            allow_code=allow_code,
             progress=console,
         )
     if as_json:

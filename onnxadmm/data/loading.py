@@ -20,6 +20,7 @@ from onnxadmm.data.stored import StoredArray
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.spec import Data, Split
 
+LabelKind = Literal["class", "float", "any", "none"]
 LABEL_NAMES = ("y", "label", "labels")
 
 
@@ -30,7 +31,7 @@ def load_split(
     folder: Path,
     inputs: Sequence[InputInfo],
     classes: int | None,
-    label_kind: Literal["class", "float", "none"],
+    label_kind: LabelKind,
 ) -> Dataset:
     """Read one split and check the whole of it against the model.
 
@@ -43,7 +44,8 @@ def load_split(
         inputs: The model's inputs.
         classes: How many classes the model tells apart, if that is known.
         label_kind: `class` for [N] integers, `float` for targets (they become float32, what losses
-            are computed in), `none` when labels aren't read.
+            are computed in), `any` for either by their dtype, where there are any, `none` when labels
+            aren't read.
 
     Raises:
         SpecError: The spec names inputs that the model lacks or forgets some, misses the labels, or
@@ -107,7 +109,7 @@ def _check_names(split: Split, inputs: Sequence[InputInfo], label_kind: str) -> 
             raise SpecError(
                 f"data: no file for the model's input {one_line(repr(name), 60)}; add it to `inputs`"
             )
-    if label_kind != "none" and split.labels is None:
+    if label_kind in ("class", "float") and split.labels is None:
         raise SpecError(
             "data: the objective needs labels and none are named; add `labels: FILE` to the split, "
             "or use `loss: distill`"
@@ -121,12 +123,10 @@ def _fit(stored: StoredArray, info: InputInfo, data: Data) -> Preparation:
     return prepare(steps, info, stored.dtype, checks.fit_sample(stored, info))
 
 
-def _check_label_layout(
-    labels: StoredArray, classes: int | None, label_kind: Literal["class", "float", "none"]
-) -> None:
+def _check_label_layout(labels: StoredArray, classes: int | None, label_kind: LabelKind) -> None:
     if label_kind == "class":
         checks.check_classes(labels, classes)
-    else:
+    elif label_kind == "float" or labels.dtype.kind not in "biu":
         checks.check_targets(labels)
 
 
@@ -134,12 +134,17 @@ def _read_labels(
     stored: StoredArray,
     samples: int,
     classes: int | None,
-    label_kind: Literal["class", "float", "none"],
+    label_kind: LabelKind,
 ) -> NDArray[Any]:
     values = stored.read(samples)
     if label_kind == "class":
         checks.check_class_values(stored, values, classes)
         return values.astype(np.int64, copy=False)
+    if label_kind == "any" and stored.dtype.kind in "biu":
+        # A function of the user's own knows what they mean.
+        return (
+            values.astype(np.int64, copy=False) if np.can_cast(values.dtype, np.int64) else values
+        )
     with np.errstate(over="ignore"):  # what overflows is refused
         targets = values.astype(np.float32, copy=False)
     checks.check_target_values(stored, targets)

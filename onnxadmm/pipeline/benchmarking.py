@@ -17,6 +17,7 @@ from onnxadmm.compact import Account, account
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import load_model, pin_dims, probe, random_inputs, real_inputs
 from onnxadmm.pipeline import facts
+from onnxadmm.pipeline.code import announce
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.measuring import Evaluation, evaluate
@@ -70,6 +71,7 @@ def benchmark(
     wishes: Wishes | None = None,
     output: Path | None = None,
     seed: int = 0,
+    allow_code: bool = False,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
     """Time models in pairs, on the data of a spec or on random inputs; see `onnxadmm.bench.compare`.
@@ -83,6 +85,7 @@ def benchmark(
         wishes: What to time instead of what the spec says.
         output: A folder for `benchmark.json`, `.html`, `.md` and `.xml`.
         seed: Of the order of runs and of the random inputs.
+        allow_code: Whether a metric that is a function may run, from a Python file in the spec's folder.
         progress: Listens to what happens.
 
     Raises:
@@ -93,12 +96,16 @@ def benchmark(
     if output is not None:
         check_output(output, None)
         with locked(output):
-            found = _measured(paths, spec, overrides, wishes or Wishes(), seed, progress)
+            found = _measured(
+                paths, spec, overrides, wishes or Wishes(), seed, progress, allow_code=allow_code
+            )
             from onnxadmm.report.benchmark_files import render_benchmark
 
             write_all(output, render_benchmark(found))
             return found
-    return _measured(paths, spec, overrides, wishes or Wishes(), seed, progress)
+    return _measured(
+        paths, spec, overrides, wishes or Wishes(), seed, progress, allow_code=allow_code
+    )
 
 
 def _measured(  # noqa: PLR0917  (all of `benchmark`'s but the output)
@@ -108,10 +115,15 @@ def _measured(  # noqa: PLR0917  (all of `benchmark`'s but the output)
     wishes: Wishes,
     seed: int,
     progress: Progress | None,
+    *,
+    allow_code: bool,
 ) -> BenchmarkReport:
     journal = Journal(progress or Silent())
     with journal.stage("analyse"):
-        request = None if spec is None else resolve(paths[0], spec, overrides)
+        request = (
+            None if spec is None else resolve(paths[0], spec, overrides, allow_code=allow_code)
+        )
+        announce({} if request is None else request.functions, journal.progress)
         asked = wishes.over(Benchmark() if request is None else request.spec.benchmark)
         models = _opened(paths)
         accounts = {name: _account(path, journal) for name, path in _named(paths).items()}

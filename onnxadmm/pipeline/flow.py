@@ -29,6 +29,7 @@ from onnxadmm.pipeline.analysis import (
     channel_targets,
     quantize_rules,
 )
+from onnxadmm.pipeline.code import announce
 from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
@@ -91,6 +92,7 @@ def compress(
     output: str | Path | None = None,
     overrides: Iterable[str] = (),
     resume: bool = False,
+    allow_code: bool = False,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> Result:
@@ -102,6 +104,7 @@ def compress(
         output: A folder for the result and for checkpoints; without it nothing is written.
         overrides: `key=value` pairs over the spec.
         resume: Go on from the folder's newest checkpoint.
+        allow_code: Whether functions that the spec names may run, from Python files in the spec's folder.
         progress: Listens to what happens.
         stop: Asked during training whether the run shall stop; its state is saved before it does.
 
@@ -111,7 +114,7 @@ def compress(
     Raises:
         OnnxadmmError: See `onnxadmm.errors`.
     """
-    request = resolve(model, spec, overrides)
+    request = resolve(model, spec, overrides, allow_code=allow_code)
     journal, stopping = Journal(progress or Silent()), stop or NeverStop()
     if output is None:
         return _run(request, journal, stopping, None, resume=False)
@@ -135,6 +138,7 @@ def _run(
     from onnxadmm.training import check_schedule
 
     spec = request.spec
+    announce(request.functions, journal.progress)
     with journal.stage("analyse"):
         check_schedule(spec.schedule)
         masters = Masters(request, journal)
@@ -320,6 +324,7 @@ def _report(
         warnings=tuple(journal.warnings),
         unmeasured=tuple(facts.unmeasured(timings)),
         stages=tuple(journal.stages),
-        environment=bench.environment(),
+        environment=bench.environment()
+        | {f"code {f.reference}": f.sha256 for f in request.functions.values()},
     )
     return facts.judged(report, request.spec)

@@ -30,6 +30,7 @@ from onnxadmm.graph.constants import compute_constant
 from onnxadmm.memory import available_bytes
 from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
+from onnxadmm.pipeline.goals import goal_of, try_functions
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.limits import constraints, level_sets
@@ -49,7 +50,6 @@ from onnxadmm.training import (
     plan_retraining,
 )
 from onnxadmm.training.demand import estimate, require
-from onnxadmm.training.objectives import needs_teacher
 
 Array = np.ndarray[Any, Any]
 Rule = tuple[Quantize, set[str]]
@@ -288,7 +288,7 @@ class Learner:
             train=samples.train,
             evaluate=samples.evaluate,
             batch_size=spec.data.batch_size,
-            objective=spec.objective,
+            goal=goal_of(self._request),
             output=output_index(spec, self._request.model),
             schedule=spec.resolved_schedule,
             seed=spec.seed,
@@ -299,9 +299,12 @@ class Learner:
         with self._journal.stage("import"):
             self._imported = self._import(self._request.model, seen)
             self.import_error = self._check_import(self._request.model, self._imported)
-            self._teacher = Teacher.of(self._imported.module, spec.objective, self._settings.output)
-            if self._teacher is not None:
+            goal = self._settings.goal
+            self._teacher = Teacher.of(self._imported.module, goal, self._settings.output)
+            if self._teacher is not None and goal.needs_teacher:
                 self._teacher.prepare(samples.train, self._imported.inputs)
+            rows = len(next(iter(self._inputs.first().values())))
+            try_functions(self._settings, self._imported, rows)
 
     def _require_room(
         self,
@@ -311,8 +314,7 @@ class Learner:
         levels: Sequence[Constraint],
     ) -> None:
         """Refuse training that can't fit, before anything is allocated for it."""
-        model, objective = self._request.model, settings.objective
-        taught = needs_teacher(objective) or objective.resolved_metric == "agreement"
+        model, taught = self._request.model, settings.goal.asks_original
         demand = estimate(
             model,
             seen,

@@ -44,29 +44,30 @@ def evaluate(
     models: Models, request: Request, samples: Samples | None, inputs: Inputs, journal: Journal
 ) -> Evaluation:
     """Measure the spec's metric on the held-out samples, in ONNX Runtime; nothing without them."""
-    from onnxadmm.training import paired_change, scores
+    from onnxadmm.pipeline.goals import goal_of
+    from onnxadmm.training import paired_change
 
     found = Evaluation({name: {} for name in models}, {name: {} for name in models})
     if samples is None or samples.evaluate is None:
         return found
     data, metric = samples.evaluate, request.spec.objective.resolved_metric
+    goal = goal_of(request)
     output = request.model.graph.outputs[output_index(request.spec, request.model)].name or ""
     first: tuple[Array, Array] | None = None
     for done, (name, model) in enumerate(models.items(), start=1):
         session = bench.open_isolated(model, name=f"the {name} model")
         pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
         got = np.concatenate([piece[output] for piece in pieces])
-        scored = scores(metric, got, data.labels, first[0] if first else got)
+        scored = goal.scores(got, data.labels, first[0] if first else got)
         if scored is None:
             journal.tick(done, len(models), name)
             continue
         found.metrics[name][metric] = float(scored.mean())
         if first is None:
             first = got, scored
-        else:
-            change = paired_change(
-                first[1], scored, same=bool(np.array_equal(first[0], got)), bounded=metric != "mse"
-            )
+        elif scored.ndim:
+            same = bool(np.array_equal(first[0], got))
+            change = paired_change(first[1], scored, same=same, bounded=goal.bounded)
             if change is not None:
                 found.changes[name][metric] = change
         journal.tick(done, len(models), f"{name}: {metric} {found.metrics[name][metric]:.4f}")

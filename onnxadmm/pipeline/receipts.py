@@ -32,6 +32,9 @@ def identity(request: Request, samples: Samples | None) -> dict[str, str]:
         "model": request.digest,
         "spec": _digest(json.dumps(trained, sort_keys=True).encode()),
         "whole spec": _digest(json.dumps(document, sort_keys=True).encode()),
+        "code": _digest(json.dumps([f.sha256 for f in request.functions.values()]).encode())
+        if request.functions
+        else "none",
         "data": fingerprint(samples.train) if samples else "none",
         "evaluation data": fingerprint(evaluated) if evaluated else "none",
         "onnxadmm version": __version__,

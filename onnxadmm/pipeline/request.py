@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from onnxadmm.graph import (
     untie_uniform,
 )
 from onnxadmm.pipeline.choosing import choose_weights
+from onnxadmm.pipeline.code import Function, load_functions
 from onnxadmm.spec import Spec, Split, parse_spec, read_spec
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -44,6 +45,7 @@ class Request:
         folder: Where the spec's relative paths start.
         digest: SHA-256 of the serialised model.
         stored_bytes: Size of the model as it came, where loading changed it.
+        functions: The objective's functions of the user's own, by key.
     """
 
     model: ir.Model
@@ -52,9 +54,16 @@ class Request:
     folder: Path
     digest: str
     stored_bytes: int | None = None
+    functions: Mapping[str, Function] = field(default_factory=dict)
 
 
-def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> Request:
+def resolve(
+    model: ModelLike,
+    spec: SpecLike,
+    overrides: Iterable[str] = (),
+    *,
+    allow_code: bool | None = None,
+) -> Request:
     """Load and check a model and a spec.
 
     Args:
@@ -62,6 +71,7 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
         spec: A file, a mapping of plain values, or a parsed spec; relative paths in the last two start
             at the current folder.
         overrides: `key=value` pairs, as `--set` gives them.
+        allow_code: Whether functions that the spec names may run; None leaves them out of the request.
 
     Raises:
         SpecError: The spec is wrong.
@@ -78,10 +88,13 @@ def resolve(model: ModelLike, spec: SpecLike, overrides: Iterable[str] = ()) -> 
         parsed = parse_spec(spec, overrides)
     else:
         parsed, folder = read_spec(Path(spec), overrides), Path(spec).parent
+    functions: dict[str, Function] = {}
+    if allow_code is not None:
+        functions = load_functions(parsed, folder, allow=allow_code)
     graph, name, stored_bytes = open_model(model)
     choose_weights(graph, parsed.train)
     digest = model_digest(graph)
-    return Request(graph, name, parsed, folder, digest, stored_bytes)
+    return Request(graph, name, parsed, folder, digest, stored_bytes, functions)
 
 
 def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
@@ -165,10 +178,7 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
     infos = input_infos(request.model, probe)
     output = request.model.graph.outputs[output_index(request.spec, request.model)]
     shape = probe.shapes.get(output.name or "", ())
-    kind = "none"
-    if objective.needs_labels:
-        classes_wanted = objective.loss in ("cross_entropy", "distill")
-        kind = "class" if classes_wanted else "float"
+    kind = objective.labels
     classes = shape[1] if kind == "class" and len(shape) > 1 else None
 
     def load(split: Split) -> Dataset:
@@ -178,7 +188,7 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
             folder=request.folder,
             inputs=infos,
             classes=classes,
-            label_kind=kind,  # type: ignore[arg-type]
+            label_kind=kind,
         )
 
     return Samples(load(data.train), load(data.evaluate) if data.evaluate is not None else None)

@@ -26,7 +26,7 @@ prune:
 #   evaluate: {{inputs: {{{held_out}}}, labels: test-labels.npy}}
 #   preprocess: [{{scale: 0.00392156862745098}}]   # uint8 to 0..1
 #   batch_size: 64
-# objective: {{loss: cross_entropy, metric: accuracy}}   # or `loss: distill`, which needs no labels
+# objective: {{loss: cross_entropy, metric: accuracy}}   # or `objective: distill`, which needs no labels
 # schedule: {{epochs: 10, retrain: 5}}
 
 # int8 weights and activations (needs data to calibrate):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onnxadmm.report import formatting as fmt
 from onnxadmm.report import plots
 from onnxadmm.report.figures import Figure
-from onnxadmm.report.runs import metric_cost, pareto_front
+from onnxadmm.report.runs import pareto_front
 
 if TYPE_CHECKING:
     from onnxadmm.report.runs import Point, RunComparison
@@ -50,7 +50,7 @@ def front_figures(found: RunComparison) -> list[Figure]:
         metric = Axis(
             name,
             lambda p: p.metric,
-            lambda v: metric_cost(name, v),
+            lambda v: -v if found.rising else v,
             lambda v: fmt.tick_metric(name, v),
         )
         pairs += [(time, metric)] if found.setting else []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
 from onnxadmm.report.document import Gate
+from onnxadmm.report.summary import lower_is_better
 from onnxadmm.report.timing import Timed
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _max_drop(metric: str, wanted: float | Drop, report: Measured) -> Gate:
     if before is None or after is None:
         model = "original" if before is None else "compressed model"
         return _unmeasured(name, limit, f"{one_line(metric, 40)} of the {model}", report)
-    worse = 1 if fmt.lower_is_better(metric) else -1
+    worse = 1 if lower_is_better(metric, report.spec) else -1
     drop = worse * (after - before)
     if relative and not before and drop:
         what = f"relative change of {one_line(metric, 40)} (the original's is 0)"

@@ -27,7 +27,7 @@ from onnxadmm.report.fields import (
     Positive,
     PositiveInt,
 )
-from onnxadmm.report.summary import metric_names
+from onnxadmm.report.summary import lower_is_better, metric_names
 
 if TYPE_CHECKING:
     from onnxadmm.report.document import ModelFacts, Ratios, Report
@@ -100,6 +100,7 @@ class RunComparison:
         setting: Provider and batch size of the times; None where the runs share none.
         relative: Whether times are shares of the original's.
         remarks: What a reader might trip over.
+        rising: Whether more of the metric is better.
     """
 
     points: tuple[Point, ...]
@@ -107,6 +108,7 @@ class RunComparison:
     setting: tuple[str, str] | None
     relative: bool
     remarks: tuple[str, ...]
+    rising: bool = True
 
     def to_json(self) -> str:
         """Return the comparison as JSON."""
@@ -173,13 +175,15 @@ def compare_runs(reports: Mapping[str, Report]) -> RunComparison:
         if report.pruned is not None:
             add(run, "float", report, report.pruned, report.pruned_ratios)
         add(run, "compressed", report, report.compressed, report.ratios)
-    front = pareto_front([_costs(p, metric, setting) for p in points])
+    rising = metric is None or not any(lower_is_better(metric, r.spec) for r in reports.values())
+    front = pareto_front([_costs(p, metric, setting, rising=rising) for p in points])
     return RunComparison(
         tuple(p.model_copy(update={"front": f}) for p, f in zip(points, front, strict=True)),
         metric,
         setting,
         relative,
         tuple(_remarks(reports, metric, setting, relative=relative)),
+        rising,
     )
 
 
@@ -200,18 +204,15 @@ def pareto_front(costs: Sequence[Sequence[float] | None]) -> list[bool]:
     return [c is not None and not any(beats(other, c) for other in costs) for c in costs]
 
 
-def metric_cost(name: str, value: float) -> float:
-    """Return a metric as a cost: less is better."""
-    return value if fmt.lower_is_better(name) else -value
-
-
-def _costs(point: Point, metric: str | None, setting: object) -> list[float] | None:
+def _costs(
+    point: Point, metric: str | None, setting: object, *, rising: bool
+) -> list[float] | None:
     """Return what the front is about: size, and the metric and the time where they are compared."""
     found = [float(point.file_bytes)]
     if metric is not None:
         if point.metric is None:
             return None
-        found.append(metric_cost(metric, point.metric))
+        found.append(-point.metric if rising else point.metric)
     if setting is not None:
         if point.time is None:
             return None

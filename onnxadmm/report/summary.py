@@ -220,12 +220,26 @@ def metric_names(report: Report) -> list[str]:
 
 def objective_metric(report: Report) -> str:
     """Return the name of the metric that the objective asks for, as the spec resolves it."""
-    objective = report.spec.get("objective")
-    settings: Mapping[str, object] = objective if isinstance(objective, Mapping) else {}
+    settings = _objective(report.spec)
     named = settings.get("metric")
     if isinstance(named, str):
-        return named
-    return {"mse": "mse", "distill": "agreement"}.get(str(settings.get("loss")), "accuracy")
+        return named.rpartition(":")[2]
+    loss = settings.get("loss")
+    if loss == "distill" or ":" in str(loss):
+        return "agreement"
+    return "mse" if loss == "mse" else "accuracy"
+
+
+def lower_is_better(metric: str, spec: Mapping[str, object]) -> bool:
+    """Whether a smaller value of this metric is the better one, by its name or as the run's spec says."""
+    settings = _objective(spec)
+    own = str(settings.get("metric", "")).endswith(f":{metric}")
+    return bool(settings.get("lower_is_better")) if own else fmt.lower_is_better(metric)
+
+
+def _objective(spec: Mapping[str, object]) -> Mapping[str, object]:
+    found = spec.get("objective")
+    return found if isinstance(found, Mapping) else {}
 
 
 def sizes(batches: Iterable[str]) -> list[str]:

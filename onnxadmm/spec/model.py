@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from onnxadmm.spec.compression import Prune, Quantize
 from onnxadmm.spec.sections import PositiveFloat, PositiveInt, Section, Text, whole
-from onnxadmm.spec.training import Length, Metric, Objective, Schedule, Train
+from onnxadmm.spec.training import Length, Loss, Metric, Objective, Schedule, Train
 
 
 class Split(Section):
@@ -175,12 +175,19 @@ class Gates(Section):
     )
 
 
+def _by_loss(value: object) -> object:
+    """Take the name of a loss for an objective with its defaults."""
+    return {"loss": value} if isinstance(value, str) else value
+
+
 class Spec(Section):
     """A whole spec. Every key but `version` has a default."""
 
     version: Annotated[Literal[1], BeforeValidator(whole)]
     data: Data | None = Field(None, description="Without it the model is compressed in one shot.")
-    objective: Objective = Objective()
+    objective: Annotated[
+        Objective, BeforeValidator(_by_loss, json_schema_input_type=Loss | Objective)
+    ] = Field(Objective(), description="The name of a loss alone stands for its defaults.")
     train: Train = Train()
     prune: tuple[Prune, ...] = ()
     quantize: tuple[Quantize, ...] = ()
@@ -236,7 +243,7 @@ class Spec(Section):
     @model_validator(mode="after")
     def _gates_name_metrics(self) -> Self:
         for name in self.gates.max_drop:
-            if name not in get_args(Metric):
+            if name not in get_args(Metric) and name != self.objective.resolved_metric:
                 near = difflib.get_close_matches(name, get_args(Metric), n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {_METRICS}"
                 raise ValueError(f"gates.max_drop names the unknown metric {name[:60]!r}; {hint}")

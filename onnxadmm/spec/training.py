@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from onnxadmm.spec.sections import Epochs, PositiveFloat, PositiveInt, Section, Text
 
 Metric = Literal["accuracy", "agreement", "mse"]
+Loss = Literal["cross_entropy", "bce", "mse", "distill"]
+Code = Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$", max_length=1024)]
+"""`FILE.py:FUNCTION`."""
 
 
 class Distillation(Section):
@@ -18,48 +21,79 @@ class Distillation(Section):
         0.5, description="Share of the loss that comes from the teacher; the rest from the labels."
     )
     temperature: Annotated[float, Field(ge=0.1, le=100)] = 4.0
+    match: Literal["auto", "kl", "mse"] = Field(
+        "auto",
+        description="How outputs are compared. kl: as logits over axis 1, by the temperature. mse: as values. auto: "
+        "kl for outputs [N, classes], and for any that cross_entropy reads; mse for others.",
+    )
 
 
 class Objective(Section):
     """What is minimised, and what is measured."""
 
-    loss: Literal["cross_entropy", "bce", "mse", "distill"] = Field(
+    loss: Loss | Code = Field(
         "cross_entropy",
-        description="bce is on logits; distill needs no labels: the original model teaches.",
+        description="distill needs no labels: the original model teaches. bce and cross_entropy read logits, or "
+        "what a Sigmoid or Softmax at the end of the graph makes of them. `FILE.py:FUNCTION` is a function of the "
+        "output, the labels and the original's output (tensors), which runs with `--allow-code` only.",
     )
-    metric: Metric | None = Field(
+    metric: Metric | Code | None = Field(
         None,
-        description="By default accuracy for cross_entropy and bce, mse for mse, agreement for distill.",
+        description="By default accuracy for cross_entropy and bce, mse for mse, agreement with the original for "
+        "others. `FILE.py:FUNCTION` is a function of the same three as arrays, that returns a number, or one a "
+        "sample; see `loss`.",
+    )
+    lower_is_better: bool = Field(
+        False,
+        description="Of a metric that is a function: whether a smaller value is the better one.",
     )
     output: Text | None = Field(
         None, description="The model output to look at; the first by default."
     )
-    distill: Distillation | None = Field(None, description="Mix the teacher into a labelled loss.")
+    distill: Distillation | None = Field(
+        None, description="Mix the teacher into another loss; its temperature, for loss distill."
+    )
 
     @model_validator(mode="after")
     def _labels_fit_the_metric(self) -> Self:
         wanted = "mse" if self.loss in ("cross_entropy", "distill") else "accuracy"
-        if self.metric == wanted and self.loss != "bce":
+        if self.metric == wanted and self.loss in ("cross_entropy", "distill", "mse"):
             held = "targets" if self.loss == "mse" else "classes"
             raise ValueError(
                 f"metric: {self.metric} can't be measured on the labels of loss: {self.loss}, which are {held}; "
                 f"drop it, or use agreement"
             )
+        if self.lower_is_better and ":" not in (self.metric or ""):
+            raise ValueError(
+                "lower_is_better is of a metric that is a function; drop it, or name one"
+            )
         return self
 
     @property
-    def resolved_metric(self) -> Metric:
-        """The metric that is measured: the one asked for, or the one that suits the loss."""
+    def resolved_metric(self) -> str:
+        """The name of what is measured: the metric asked for, or the one that suits the loss."""
         if self.metric is not None:
-            return self.metric
-        if self.loss == "mse":
-            return "mse"
-        return "agreement" if self.loss == "distill" else "accuracy"
+            return self.metric.rpartition(":")[2]
+        if self.loss in ("cross_entropy", "bce"):
+            return "accuracy"
+        return "mse" if self.loss == "mse" else "agreement"
 
     @property
-    def needs_labels(self) -> bool:
-        """Whether training or the metric reads labels."""
-        return self.loss != "distill" or self.resolved_metric == "accuracy"
+    def labels(self) -> Literal["class", "float", "any", "none"]:
+        """What training or the metric reads as labels: classes, targets, either if there are any, or none."""
+        if self.loss == "cross_entropy":
+            return "class"
+        if self.loss in ("bce", "mse"):
+            return "float"
+        if ":" in self.loss or (self.metric is not None and ":" in self.metric):
+            return "any"
+        return {"accuracy": "class", "mse": "float"}.get(self.resolved_metric, "none")  # type: ignore[return-value]
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The keys that name a function in a file, with what they say."""
+        named = {"loss": self.loss, "metric": self.metric or ""}
+        return {key: value for key, value in named.items() if ":" in value}
 
 
 class Steps(Section):

@@ -6,7 +6,7 @@ from onnxadmm.training.changes import Change, paired_change
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
 from onnxadmm.training.engine import Trainer
 from onnxadmm.training.history import EpochRecord, Trained
-from onnxadmm.training.objectives import measure, scores
+from onnxadmm.training.objectives import Ending, Goal
 from onnxadmm.training.optimizers import check_schedule
 from onnxadmm.training.phases import Phase, plan_admm, plan_levels, plan_retraining
 from onnxadmm.training.settings import Settings
@@ -16,17 +16,17 @@ __all__ = [
     "Change",
     "Checkpoint",
     "CheckpointStore",
+    "Ending",
     "EpochRecord",
+    "Goal",
     "Phase",
     "Settings",
     "Teacher",
     "Trained",
     "Trainer",
     "check_schedule",
-    "measure",
     "paired_change",
     "plan_admm",
     "plan_levels",
     "plan_retraining",
-    "scores",
 ]

@@ -15,7 +15,7 @@ from onnxadmm.training import divergence
 from onnxadmm.training.averaging import Average
 from onnxadmm.training.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
 from onnxadmm.training.holding import Holding
-from onnxadmm.training.objectives import as_tensor, loss_of
+from onnxadmm.training.objectives import as_tensor
 from onnxadmm.training.optimizers import make_optimizer
 from onnxadmm.training.phases import Phase
 from onnxadmm.training.position import Position
@@ -80,11 +80,13 @@ class Descent:
         imported, settings, device = self._imported, self._settings, self._accelerator.device
         inputs, labels = settings.train.batch(index)
         tensors = [torch.from_numpy(inputs[n]).to(device) for n in imported.inputs]
-        taught = self._teacher.output(index, tensors) if self._teacher else None
+        taught = None
+        if self._teacher is not None and settings.goal.needs_teacher:
+            taught = self._teacher.output(index, tensors)
         number = self._at.step + 1
         with self._holding.on_levels():
             output = module(*tensors)[settings.output]
-            loss = loss_of(settings.objective, output, as_tensor(labels, device), taught)
+            loss = settings.goal.loss(output, as_tensor(labels, device), taught)
             value = float(loss.detach())
             divergence.check_loss(value, imported.outputs[settings.output], number)
             self.optimizer.zero_grad(set_to_none=True)

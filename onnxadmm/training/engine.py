@@ -26,7 +26,6 @@ from onnxadmm.training.descent import Descent
 from onnxadmm.training.divergence import check_weights
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
 from onnxadmm.training.holding import Holding
-from onnxadmm.training.objectives import measure
 from onnxadmm.training.phases import Phase
 from onnxadmm.training.position import Position
 from onnxadmm.training.rates import RETREAT_FACTOR
@@ -88,7 +87,7 @@ class Trainer:
         self.final = list(constraints)
         self.train_data, self.eval_data = settings.train, settings.evaluate
         self.batch_size = settings.batch
-        self.objective, self.output = settings.objective, settings.output
+        self.goal, self.output = settings.goal, settings.output
         self.schedule, self.seed = settings.schedule, settings.seed
         self.settings = settings
         self.progress, self.stop = settings.progress, settings.stop
@@ -243,7 +242,7 @@ class Trainer:
             constraints=dict(at.constraints),
         )
         self.history.append(record)
-        self.progress.note(describe(record, phase, self.objective))
+        self.progress.note(describe(record, phase, self.goal.objective))
         tolerance = self.schedule.tolerance
         at.converged = bool(
             solver and primal is not None and dual is not None and max(primal, dual) < tolerance
@@ -268,7 +267,7 @@ class Trainer:
             outputs.append(self.module(*tensors)[self.output].float().cpu().numpy())
         output = np.concatenate(outputs)
         original = self.teacher.outputs_for(data, self.imported.inputs) if self.teacher else None
-        return measure(self.objective.resolved_metric, output, data.labels, original)
+        return self.goal.measure(output, data.labels, original)
 
     def _tick(self, phase: Phase, solver: Solver | None) -> None:
         at = self.position

@@ -2,89 +2,227 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from onnxadmm.spec import Objective
+from onnxadmm.errors import SpecError
+from onnxadmm.spec import Distillation, Objective
 
 Array = np.ndarray[Any, Any]
+Ending = Literal["softmax", "sigmoid"]
+"""What the graph's output is behind, where it is no raw value."""
+
+_EPSILON = 1e-7
+"""A probability is taken to be at least so far from 0 and 1 before its logit."""
 
 
-def loss_of(
-    objective: Objective, output: Tensor, labels: Tensor | None, teacher: Tensor | None
-) -> Tensor:
-    """Return the loss of one batch, the mean over its samples.
+class OwnFunction(Protocol):
+    """A loss (of tensors) or a metric (of arrays) of the user's own."""
 
-    Args:
-        objective: The spec's objective.
-        output: The model's output [N, ...].
-        labels: Class indices [N] for cross_entropy; targets in the output's shape for bce and mse.
-        teacher: The original model's output, where the objective distills.
+    @property
+    def asks_original(self) -> bool:
+        """Whether it reads the original's output."""
+
+    def __call__(self, output: Any, labels: Any, original: Any, /) -> Any:
+        """Return the loss or the metric."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The objective, with what only the graph and the files that the spec names can tell.
+
+    Attributes:
+        objective: The spec's.
+        ending: What the output is behind.
+        functions: `loss` and `metric`, where they are functions of the user's own.
     """
-    mixed = objective.distill
-    if objective.loss == "distill":
+
+    objective: Objective
+    ending: Ending | None = None
+    functions: Mapping[str, OwnFunction] = field(default_factory=dict)
+
+    def loss(self, output: Tensor, labels: Tensor | None, teacher: Tensor | None) -> Tensor:
+        """Return the loss of one batch, the mean over its samples.
+
+        Args:
+            output: The model's output [N, ...].
+            labels: Class indices [N] for cross_entropy; targets in the output's shape for bce and mse.
+            teacher: The original model's output, where the objective asks it.
+
+        Raises:
+            SpecError: A function of the user's own returned no loss.
+        """
+        mixed = self.objective.distill
+        if self.objective.loss == "distill":
+            assert teacher is not None
+            return self.taught(output, teacher, mixed or Distillation())
+        function = self.functions.get("loss")
+        if function is None:
+            assert labels is not None
+            loss = self._labelled(output, labels)
+        else:
+            loss = function(output, labels, teacher)
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                raise SpecError(
+                    f"objective.loss: {self.objective.loss} gave no tensor of one number that depends on the output; "
+                    "mend the function"
+                )
+            loss = loss.reshape(())
+        if mixed is None:
+            return loss
         assert teacher is not None
-        temperature = mixed.temperature if mixed else 4.0
-        return distillation(output, teacher, temperature)
-    assert labels is not None
-    if objective.loss == "cross_entropy":
-        loss = F.cross_entropy(output, labels)
-    elif objective.loss == "bce":
-        loss = F.binary_cross_entropy_with_logits(output, labels.view_as(output))
-    else:
-        loss = F.mse_loss(output, labels.view_as(output))
-    if mixed is None or teacher is None:
-        return loss
-    taught = distillation(output, teacher, mixed.temperature)
-    return (1 - mixed.weight) * loss + mixed.weight * taught
+        return (1 - mixed.weight) * loss + mixed.weight * self.taught(output, teacher, mixed)
+
+    def taught(self, output: Tensor, teacher: Tensor, settings: Distillation) -> Tensor:
+        """Return how far the output is from the teacher's: T² · KL(teacher || output) at temperature T, or MSE.
+
+        Source: Hinton et al., arXiv 1503.02531, section 2.
+        """
+        temperature, loss = settings.temperature, self.objective.loss
+        classes = output.dim() == 2 and output.shape[1] > 1  # noqa: PLR2004
+        match = settings.match
+        if match == "auto":
+            of_classes = loss == "cross_entropy" or (classes and self.ending != "sigmoid")
+            match = "kl" if of_classes or loss == "bce" else "mse"
+        if match == "mse":
+            return F.mse_loss(output, teacher)
+        if loss == "bce":
+            return binary_distillation(self._logits(output), self._logits(teacher), temperature)
+        return distillation(self._logits(output), self._logits(teacher), temperature)
+
+    def measure(self, output: Array, labels: Array | None, original: Array | None) -> float | None:
+        """Return the metric over all samples, or None where what it needs isn't there; see `scores`."""
+        found = self.scores(output, labels, original)
+        return None if found is None else float(found.mean(dtype=np.float64))
+
+    def scores(self, output: Array, labels: Array | None, original: Array | None) -> Array | None:
+        """Return the score of every sample [N], or one number of all [], whose mean is the metric.
+
+        Args:
+            output: The model's output [N, ...].
+            labels: Labels [N], or targets in the output's shape.
+            original: The original model's output, for agreement.
+
+        Returns:
+            None where what it needs isn't there.
+
+        Raises:
+            SpecError: A function of the user's own returned neither.
+        """
+        function = self.functions.get("metric")
+        if function is None:
+            boundary = 0.5 if self.ending == "sigmoid" else 0.0
+            metric = self.objective.resolved_metric
+            return scores(metric, output, labels, original, boundary=boundary)
+        value = function(output, labels, original)
+        try:
+            found = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            found = None
+        if found is None or found.shape not in ((), (len(output),)):
+            shape = "" if found is None or not found.ndim else f" of shape {list(found.shape)}"
+            raise SpecError(
+                f"objective.metric: {self.objective.metric} gave a {type(value).__name__}{shape}, neither a number nor "
+                "one a sample; mend the function"
+            )
+        # What isn't finite can't be compared: it was not measured.
+        return found if bool(np.isfinite(found).all()) else None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a sample's score is a share, from 0 to 1."""
+        return "metric" not in self.functions and self.objective.resolved_metric != "mse"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training asks the original model."""
+        objective = self.objective
+        return (
+            objective.loss == "distill"
+            or objective.distill is not None
+            or self._function_asks("loss")
+        )
+
+    @property
+    def asks_original(self) -> bool:
+        """Whether training or the metric asks the original model."""
+        if "metric" in self.functions:
+            return self.needs_teacher or self._function_asks("metric")
+        return self.needs_teacher or self.objective.resolved_metric == "agreement"
+
+    def _function_asks(self, key: str) -> bool:
+        return key in self.functions and self.functions[key].asks_original
+
+    def _labelled(self, output: Tensor, labels: Tensor) -> Tensor:
+        if self.objective.loss == "cross_entropy":
+            return F.cross_entropy(self._logits(output), labels)
+        if self.objective.loss == "mse":
+            return F.mse_loss(output, labels.view_as(output))
+        if self.ending == "sigmoid":
+            return F.binary_cross_entropy(output, labels.view_as(output))
+        return F.binary_cross_entropy_with_logits(output, labels.view_as(output))
+
+    def _logits(self, output: Tensor) -> Tensor:
+        """Return logits of what the graph turned into probabilities; others as they are.
+
+        A softmax's logits are known up to a constant that no softmax sees.
+        """
+        if self.ending == "softmax":
+            return output.clamp_min(torch.finfo(output.dtype).tiny).log()
+        return torch.logit(output, eps=_EPSILON) if self.ending == "sigmoid" else output
 
 
 def distillation(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² · KL(teacher || output) at temperature T (Hinton et al., arXiv 1503.02531, section 2).
-
-    For outputs that are no logits over classes (one column, or more than two axes) the mean squared
-    error serves.
-    """
-    if output.dim() != 2 or output.shape[1] < 2:  # noqa: PLR2004
-        return F.mse_loss(output, teacher)
+    """Return T² · KL(teacher || output) at temperature T, of logits over axis 1, the mean over all others."""
     student = F.log_softmax(output / temperature, dim=1)
     target = F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
+    each = F.kl_div(student, target, reduction="none", log_target=True).sum(1)
+    return each.mean() * temperature**2
 
 
-def measure(
-    metric: str, output: Array, labels: Array | None, original: Array | None
-) -> float | None:
-    """Return a metric over all samples, or None where what it needs isn't there; see `scores`."""
-    found = scores(metric, output, labels, original)
-    return None if found is None else float(found.mean(dtype=np.float64))
+def binary_distillation(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T² · KL(teacher || output) at temperature T, of logits of yes or no, the mean over all."""
+    target = torch.sigmoid(teacher / temperature)
+    cross = F.binary_cross_entropy_with_logits(output / temperature, target)
+    least = F.binary_cross_entropy_with_logits(teacher / temperature, target)
+    return (cross - least) * temperature**2
 
 
 def scores(
-    metric: str, output: Array, labels: Array | None, original: Array | None
+    metric: str,
+    output: Array,
+    labels: Array | None,
+    original: Array | None,
+    *,
+    boundary: float = 0.0,
 ) -> Array | None:
     """Return the score of every sample [N], whose mean is the metric, or None where what it needs isn't there.
 
     Args:
         metric: accuracy (share of samples whose largest output is the label; for targets, as bce has
-            them, share of outputs whose sign says whether the target is above a half), agreement
-            (share whose largest output is the original's; for one column, the sign) or mse.
+            them, share of outputs whose side of the boundary is that of the target of a half), agreement
+            (share whose largest output is the original's; for one column, the side) or mse.
         output: The model's output [N, ...].
         labels: Labels [N], or targets in the output's shape.
         original: The original model's output, for agreement.
+        boundary: Between no and yes: 0 for logits, a half for probabilities.
     """
     if metric == "agreement":
-        return None if original is None else _by_sample(_decide(output) == _decide(original))
+        if original is None:
+            return None
+        return _by_sample(_decide(output, boundary) == _decide(original, boundary))
     if labels is None:
         return None
     if metric == "accuracy" and labels.dtype.kind == "f":
-        return _by_sample((output > 0) == (labels.reshape(output.shape) > 0.5))  # noqa: PLR2004
+        return _by_sample((output > boundary) == (labels.reshape(output.shape) > 0.5))  # noqa: PLR2004
     if metric == "accuracy":
-        decided = _decide(output)
+        decided = _decide(output, boundary)
         return _by_sample(decided == labels.reshape(decided.shape))
     return _by_sample(np.square(output - labels.reshape(output.shape)))
 
@@ -94,16 +232,11 @@ def _by_sample(values: Array) -> Array:
     return np.asarray(values.reshape(len(values), -1).mean(axis=1, dtype=np.float64))
 
 
-def _decide(output: Array) -> Array:
+def _decide(output: Array, boundary: float) -> Array:
     """Return the class of each sample."""
     if output.ndim > 1 and output.shape[1] > 1:
         return np.asarray(output.argmax(1))
-    return np.asarray(output.reshape(len(output), -1)[:, 0] > 0).astype(np.int64)
-
-
-def needs_teacher(objective: Objective) -> bool:
-    """Whether training asks the original model."""
-    return objective.loss == "distill" or objective.distill is not None
+    return np.asarray(output.reshape(len(output), -1)[:, 0] > boundary).astype(np.int64)
 
 
 def as_tensor(labels: Array | None, device: torch.device) -> Tensor | None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from onnxadmm.data import Dataset
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
-from onnxadmm.spec import Objective, Schedule
+from onnxadmm.spec import Schedule
+from onnxadmm.training.objectives import Goal
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Settings:
         train: Samples to train on.
         evaluate: Samples to measure on after each epoch.
         batch_size: Samples a step, as the spec has it.
-        objective: Loss and metric.
+        goal: Loss and metric.
         output: Index of the model output that the loss reads.
         schedule: Optimizer, ρ, updates.
         seed: Seeds the order of the samples.
@@ -28,7 +29,7 @@ class Settings:
     train: Dataset
     evaluate: Dataset | None
     batch_size: int
-    objective: Objective
+    goal: Goal
     output: int
     schedule: Schedule
     seed: int

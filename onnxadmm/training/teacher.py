@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxadmm.data import Dataset
-from onnxadmm.spec import Objective
-from onnxadmm.training.objectives import needs_teacher
+from onnxadmm.training.objectives import Goal
 
 CACHE_BYTES = 512 << 20
 """The teacher's outputs are computed once, in order, where they fit into so many bytes."""
@@ -40,15 +39,14 @@ class Teacher:
     def of(
         cls,
         module: nn.Module,
-        objective: Objective,
+        goal: Goal,
         output: int,
         device: torch.device | None = None,
     ) -> Teacher | None:
         """Return a teacher where the loss or the metric asks for one, on the device that trains."""
-        wanted = needs_teacher(objective) or objective.resolved_metric == "agreement"
         if device is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(module, output, device) if wanted else None
+        return cls(module, output, device) if goal.asks_original else None
 
     def prepare(self, data: Dataset, names: Sequence[str]) -> None:
         """Compute the answers to every sample, always in the same order, so that a resumed run agrees."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from spec_samples import SMALL, WHOLE
 
+from onnxadmm.errors import SpecError
 from onnxadmm.spec import Objective, Prune, Spec, dump_spec, parse_spec, spec_schema
 from onnxadmm.spec import __file__ as package
 
@@ -73,17 +74,29 @@ def test_a_spec_is_frozen():
 @pytest.mark.parametrize(
     ("objective", "metric", "labels"),
     [
-        (Objective(), "accuracy", True),
-        (Objective(loss="bce"), "accuracy", True),
-        (Objective(loss="mse"), "mse", True),
-        (Objective(loss="distill"), "agreement", False),
-        (Objective(loss="distill", metric="accuracy"), "accuracy", True),
-        (Objective(loss="mse", metric="agreement"), "agreement", True),
+        (Objective(), "accuracy", "class"),
+        (Objective(loss="bce"), "accuracy", "float"),
+        (Objective(loss="mse"), "mse", "float"),
+        (Objective(loss="distill"), "agreement", "none"),
+        (Objective(loss="distill", metric="accuracy"), "accuracy", "class"),
+        (Objective(loss="mse", metric="agreement"), "agreement", "float"),
+        (Objective(loss="own.py:focal"), "agreement", "any"),
+        (Objective(loss="distill", metric="own.py:f1"), "f1", "any"),
+        (Objective(loss="cross_entropy", metric="own.py:f1"), "f1", "class"),
     ],
 )
 def test_the_metric_follows_the_loss_unless_it_is_named(objective, metric, labels):
     assert objective.resolved_metric == metric
-    assert objective.needs_labels is labels
+    assert objective.labels == labels
+
+
+def test_the_name_of_a_loss_is_an_objective():
+    assert parse_spec(SMALL + "objective: distill\n").objective == Objective(loss="distill")
+    assert parse_spec(SMALL + 'objective: "own.py:focal"\n').objective.code == {
+        "loss": "own.py:focal"
+    }
+    with pytest.raises(SpecError, match=r"objective\.loss: .*did you mean 'distill'"):
+        parse_spec(SMALL + "objective: distil\n")
 
 
 def test_unit_may_be_left_out():

@@ -17,7 +17,7 @@ from onnxadmm.graph import probe
 from onnxadmm.modules import import_model
 from onnxadmm.progress import NeverStop, Silent
 from onnxadmm.spec import Objective, Optimizer, Schedule
-from onnxadmm.training import Settings, Teacher, Trainer, plan_admm, plan_retraining
+from onnxadmm.training import Goal, Settings, Teacher, Trainer, plan_admm, plan_retraining
 
 SAMPLES, BATCH = 30, 7
 STEPS = SAMPLES // BATCH  # an epoch, the last samples are left out
@@ -86,7 +86,7 @@ def settings(stop=None, objective=None, **kwargs):
         train=kwargs.pop("train", None) or dataset(),
         evaluate=dataset(2, 11),
         batch_size=BATCH,
-        objective=objective or Objective(),
+        goal=Goal(objective or Objective()),
         output=0,
         schedule=schedule(**kwargs.pop("schedule", {})),
         seed=kwargs.pop("seed", 0),
@@ -99,7 +99,7 @@ def trainer(kind, store=None, masks=None, net=None, **kwargs):
     """Return a trainer of a fresh network, for the ADMM phases or the retraining."""
     net = net or Network()
     given = settings(**kwargs)
-    teacher = Teacher.of(net.imported.module, given.objective, 0)
+    teacher = Teacher.of(net.imported.module, given.goal, 0)
     if teacher is not None:
         teacher.prepare(given.train, net.imported.inputs)
     plan = plan_admm if kind == "admm" else plan_retraining

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxadmm.training import measure, paired_change, scores
+from onnxadmm.spec import Objective
+from onnxadmm.training import Goal, paired_change
 from onnxadmm.training.changes import student
 
 
@@ -78,6 +79,8 @@ def test_a_metric_is_the_mean_of_its_scores(metric):
     rng = np.random.default_rng(2)
     output, original = rng.standard_normal((2, 7, 3, 4))
     labels = rng.integers(0, 3, (7, 4)) if metric == "accuracy" else rng.standard_normal((7, 3, 4))
-    found = scores(metric, output, labels, original)
+    loss = "mse" if metric == "mse" else "cross_entropy"
+    goal = Goal(Objective(loss=loss, metric=metric))
+    found = goal.scores(output, labels, original)
     assert found.shape == (7,)
-    assert measure(metric, output, labels, original) == pytest.approx(found.mean())
+    assert goal.measure(output, labels, original) == pytest.approx(found.mean())

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from runs import Network, dataset
 
 from onnxadmm.spec import Distillation, Objective
-from onnxadmm.training import Teacher, measure
+from onnxadmm.training import Goal, Teacher
 from onnxadmm.training import teacher as teaching
-from onnxadmm.training.objectives import distillation, loss_of, needs_teacher
+from onnxadmm.training.objectives import binary_distillation, scores
 
 
 def arrays(seed, rows=6, columns=4):
@@ -25,9 +25,14 @@ def softmax(x):
     return e / e.sum(1, keepdims=True)
 
 
-def loss(objective, output, labels=None, teacher=None):
+def measure(metric, output, labels, original):
+    found = scores(metric, output, labels, original)
+    return None if found is None else found.mean()
+
+
+def loss(objective, output, labels=None, teacher=None, ending=None):
     tensors = [None if a is None else torch.from_numpy(a) for a in (output, labels, teacher)]
-    return float(loss_of(objective, *tensors))
+    return float(Goal(objective, ending).loss(*tensors))
 
 
 @settings(deadline=None, max_examples=30)
@@ -65,13 +70,15 @@ def test_distillation_without_settings_has_the_default_temperature():
 @pytest.mark.parametrize("shape", [(5, 1), (5,), (5, 3, 2, 2)])
 def test_what_are_no_classes_is_distilled_by_squared_error(shape):
     a, b = torch.randn(shape), torch.randn(shape)
-    assert float(distillation(a, b, 4.0)) == pytest.approx(float(((a - b) ** 2).mean()))
+    assert float(Goal(Objective(loss="distill")).loss(a, None, b)) == pytest.approx(
+        float(((a - b) ** 2).mean())
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 1), (2, 3, 4)])
 def test_distillation_of_equals_is_zero_with_no_gradient(shape):
     output = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    value = distillation(output, output.detach().clone(), 4.0)
+    value = Goal(Objective(loss="distill")).loss(output, None, output.detach().clone())
     value.backward()
     assert abs(value.item()) < 1e-12
     assert output.grad.abs().max() < 1e-12
@@ -80,15 +87,62 @@ def test_distillation_of_equals_is_zero_with_no_gradient(shape):
 def test_distillation_falls_towards_the_teacher():
     output, teacher, _ = arrays(1)
     values = [
-        float(
-            distillation(
-                torch.from_numpy(output + s * (teacher - output)), torch.from_numpy(teacher), 2.0
-            )
-        )
+        loss(Objective(loss="distill"), output + s * (teacher - output), None, teacher)
         for s in (0.0, 0.5, 0.9, 1.0)
     ]
     assert values == sorted(values, reverse=True)
     assert values[0] > 0.1
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 8), columns=st.integers(2, 6))
+def test_what_a_softmax_or_sigmoid_made_trains_as_its_logits_do(seed, rows, columns):
+    output, teacher, rng = arrays(seed, rows, columns)
+    classes = rng.integers(0, columns, rows)
+    targets = rng.uniform(0, 1, (rows, columns))
+    given = {"output": softmax(output), "teacher": softmax(teacher), "ending": "softmax"}
+    for objective in (Objective(), Objective(loss="distill"), Objective(distill=Distillation())):
+        expected = loss(objective, output, classes, teacher)
+        assert loss(objective, labels=classes, **given) == pytest.approx(expected)
+    sigma = {"output": 1 / (1 + np.exp(-output)), "teacher": 1 / (1 + np.exp(-teacher))}
+    for objective in (Objective(loss="bce"), Objective(loss="bce", distill=Distillation())):
+        expected = loss(objective, output, targets, teacher)
+        got = loss(objective, labels=targets, ending="sigmoid", **sigma)
+        assert got == pytest.approx(expected, rel=1e-4)
+    # Without labels nobody says that they are yes and no: values.
+    apart = np.square(sigma["output"] - sigma["teacher"]).mean()
+    assert loss(Objective(loss="distill"), ending="sigmoid", **sigma) == pytest.approx(apart)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), temperature=st.floats(0.5, 8))
+def test_yes_and_no_are_distilled_by_their_divergence(seed, temperature):
+    output, teacher, _ = arrays(seed)
+    p, q = (1 / (1 + np.exp(-x / temperature)) for x in (output, teacher))
+    kl = (q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))).mean() * temperature**2
+    given = (torch.from_numpy(output), torch.from_numpy(teacher))
+    assert float(binary_distillation(*given, temperature)) == pytest.approx(kl)
+    settled = Distillation(weight=1.0, temperature=temperature)
+    objective = Objective(loss="bce", distill=settled)
+    assert loss(objective, output, np.zeros_like(output), teacher) == pytest.approx(kl)
+
+
+def test_how_outputs_are_matched_can_be_said():
+    shape = (3, 4, 2, 2)
+    output, teacher = (np.random.default_rng(s).standard_normal(shape) for s in (0, 1))
+    flat = [np.moveaxis(a, 1, -1).reshape(-1, 4) for a in (output, teacher)]
+    pure = Objective(loss="distill")
+    by_pixel = loss(pure, flat[0], None, flat[1])
+    mse = np.square(output - teacher).mean()
+    assert loss(pure, output, None, teacher) == pytest.approx(mse)
+    said = Objective(loss="distill", distill=Distillation(match="kl"))
+    assert loss(said, output, None, teacher) == pytest.approx(by_pixel)
+    said = Objective(loss="distill", distill=Distillation(match="mse"))
+    assert loss(said, flat[0], None, flat[1]) == pytest.approx(mse)
+    # Cross-entropy says that axis 1 holds classes.
+    mixed = Objective(distill=Distillation(weight=1.0))
+    labels = np.zeros((3, 2, 2), np.int64)
+    assert loss(mixed, output, labels, teacher) == pytest.approx(by_pixel)
 
 
 def test_targets_may_lack_the_unit_axis():
@@ -110,6 +164,15 @@ def test_accuracy_of_one_column_is_its_sign():
     output = np.array([[2.0], [-1.0], [0.5], [-3.0]])
     for labels in (np.array([1, 0, 0, 0]), np.array([[1.0], [0.0], [0.0], [0.0]], np.float32)):
         assert measure("accuracy", output, labels, None) == 0.75
+
+
+def test_a_sigmoids_yes_begins_at_a_half():
+    output = np.array([[0.6], [0.4], [0.9], [0.2]])
+    labels = np.array([[1.0], [1.0], [1.0], [0.0]], np.float32)
+    goal = Goal(Objective(loss="bce"), "sigmoid")
+    assert goal.measure(output, labels, None) == 0.75
+    agreeing = Goal(Objective(loss="bce", metric="agreement"), "sigmoid")
+    assert agreeing.measure(output, labels, np.array([[0.7], [0.6], [0.8], [0.1]])) == 0.75
 
 
 def test_accuracy_of_several_targets_is_over_all_of_them():
@@ -146,8 +209,8 @@ def test_a_teacher_is_made_where_somebody_asks_it():
         (Objective(distill=Distillation()), True),
         (Objective(loss="mse"), False),
     ]:
-        assert (Teacher.of(module, objective, 0) is not None) is wanted
-    assert not needs_teacher(Objective(metric="agreement"))
+        assert (Teacher.of(module, Goal(objective), 0) is not None) is wanted
+    assert not Goal(Objective(metric="agreement")).needs_teacher
 
 
 def test_the_teacher_answers_the_same_from_memory_and_afresh(monkeypatch):
