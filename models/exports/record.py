@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,11 @@ OPSETS = (13, 17, 18, 21, 25)
 # The newest opset that each exporter writes; the others are refused by it.
 NEWEST = {"legacy": 20, "dynamo": 26}
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime-gpu")
+FIELDS = {
+    "import": ("import_refused", "import_error", "import_s"),
+    "cut": ("error", "parameters", "kept", "kept_macs", "cut_error", "held", "cut_s"),
+}
+"""What each step of trial.py writes into a result; the first says why it failed."""
 TOLERANCE_IMPORT, TOLERANCE_CUT = 1e-4, 1e-5
 
 
@@ -87,7 +92,9 @@ def _kill(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-def measure(name: str, exporter: str, opset: int, cache: Path, limits: Limits) -> dict[str, Any]:
+def measure(
+    name: str, exporter: str, opset: int, cache: Path, limits: Limits, *, steps: Sequence[str]
+) -> dict[str, Any]:
     """Export where the cache has no file yet, and try the file."""
     file = cache / f"{name.replace('/', '-')}-{exporter}-{opset}.onnx"
     if not file.exists():
@@ -101,15 +108,23 @@ def measure(name: str, exporter: str, opset: int, cache: Path, limits: Limits) -
 def measure_file(file: Path, limits: Limits) -> dict[str, Any]:
     """Import and cut one file, each step in a process of its own; a step's failure is a part of the result."""
     result: dict[str, Any] = {}
-    for step, failure in (("import", "import_refused"), ("cut", "error")):
+    for step in steps:
         status, out, why = run([str(HERE / "trial.py"), step, str(file)], limits)
         try:
             result |= json.loads(out.splitlines()[-1])
         except (ValueError, IndexError):
-            result[failure] = why or f"ended with status {status}"
+            result[FIELDS[step][0]] = why or f"ended with status {status}"
     result["date"] = datetime.now(UTC).date().isoformat()
     result["versions"] = {p: version(p).split("+")[0] for p in PACKAGES}
     return result
+
+
+def merged(old: dict[str, Any] | None, new: dict[str, Any], steps: Sequence[str]) -> dict[str, Any]:
+    """Return what is known after these steps ran again: what other steps found stays."""
+    if old is None or "not_exported" in old or "not_exported" in new:
+        return new
+    gone = {k for step in steps for k in FIELDS[step]}
+    return {**{k: v for k, v in old.items() if k not in gone}, **new}
 
 
 def passed_import(r: dict[str, Any]) -> bool:
@@ -230,6 +245,15 @@ def write(results: dict[str, Any]) -> None:
     readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
 
 
+def _wanted(step: str, old: dict[str, Any], *, failed: bool) -> bool:
+    """Whether a step is to run on an export that was tried before: it didn't yet, or shall again."""
+    if "not_exported" in old:
+        return failed
+    tried = any(k in old for k in FIELDS[step])
+    fine = passed_import(old) if step == "import" else passed_cut(old)
+    return not tried or (failed and not fine)
+
+
 def main() -> None:
     """Run what the command line asks for, and write the table after every step."""
     parser = argparse.ArgumentParser(
@@ -239,6 +263,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/onnxadmm/exports")
     parser.add_argument("--cross", action="store_true", help="all opsets for the light ones")
     parser.add_argument("--exporter", choices=("legacy", "dynamo"), help="only this exporter")
+    parser.add_argument("--step", choices=tuple(FIELDS), help="only this step")
     parser.add_argument("--peer", action="store_true", help="Torch-Pruning's share as well")
     parser.add_argument("--again", action="store_true", help="measure again what was measured")
     parser.add_argument("--failed", action="store_true", help="measure again what failed")
@@ -256,12 +281,13 @@ def main() -> None:
                 continue
             key = f"{exporter} {opset}"
             old = entry.get(key)
-            fine = old is not None and (
-                "not_exported" in old or (passed_import(old) and passed_cut(old))
-            )
-            if old is not None and not args.again and not (args.failed and not fine):
+            steps = [args.step] if args.step else list(FIELDS)
+            if old is not None and not args.again:
+                steps = [s for s in steps if _wanted(s, old, failed=args.failed)]
+            if not steps:
                 continue
-            entry[key] = measure(name, exporter, opset, args.cache, limits)
+            new = measure(name, exporter, opset, args.cache, limits, steps=steps)
+            entry[key] = merged(old, new, steps)
             print(name, key, json.dumps({k: v for k, v in entry[key].items() if k != "versions"}))
             sys.stdout.flush()
             write(results)
