@@ -37,6 +37,8 @@ class Labelling:
         live: Names of the first outputs of nodes that the reference runs on live channels alone.
         dtypes: Value name -> element type as numpy names it.
         shuffles: Name of a value -> the shuffle that it is the result of; labels pass it one by one.
+        uses: Name of a node's first output -> name of a value that it reads -> labels that hold for this
+            reader alone, for values that are the same all over some axes.
     """
 
     axes: dict[str, list[Labels]]
@@ -48,6 +50,7 @@ class Labelling:
     live: set[str] = field(default_factory=set)
     dtypes: dict[str, str] = field(default_factory=dict)
     shuffles: dict[str, Shuffle] = field(default_factory=dict)
+    uses: dict[str, dict[str, list[Labels]]] = field(default_factory=dict)
 
 
 def label(model: ir.Model, probe: Probe) -> Labelling:
@@ -83,6 +86,11 @@ class _Scope:
         self._live: set[str] = set()
         self._shuffles = find_shuffles(model, probe)
         self._inside = {name for s in self._shuffles.values() for name in s.between}
+        # Labels that mean nothing yet: their indices are all alike.
+        self._free: set[int] = set()
+        self._alike: dict[str, set[int]] = {}
+        self._uses: dict[str, dict[str, list[Labels]]] = {}
+        self._node: ir.Node | None = None
 
     # --- what rules ask
 
@@ -100,7 +108,14 @@ class _Scope:
         name = value.name or ""
         if name not in self._axes:
             self._axes[name] = self._first_labels(value)
-        return self._axes[name]
+        return self._used(value) if name in self._alike else self._axes[name]
+
+    def alike(self, size: int) -> Labels:
+        if size < 2:  # noqa: PLR2004
+            return unlabelled(size)
+        labels = self._fresh(size)
+        self._free.update(labels.tolist())
+        return labels
 
     def assign(self, value: ir.Value, axes: list[Labels]) -> None:
         # Outputs of a node that were left out have no name and no reader.
@@ -112,6 +127,8 @@ class _Scope:
             left, right = self._root(x), self._root(y)
             if left == right:
                 continue
+            self._free.discard(left)
+            self._free.discard(right)
             if left == 0 or right == 0:
                 self._reason.setdefault(left or right, reason)
                 continue
@@ -125,6 +142,7 @@ class _Scope:
         for x in set(labels.tolist()):
             root = self._root(x)
             if root:
+                self._free.discard(root)
                 self._reason.setdefault(root, reason)
 
     def renormalise(self, node: ir.Node, labels: Labels, reason: str) -> None:
@@ -161,6 +179,35 @@ class _Scope:
     # --- the walk
 
     def visit(self, node: ir.Node) -> None:
+        self._node = node
+        self._apply_rule(node)
+        self._node = None
+        for value in node.outputs:
+            axes = self._axes.get(value.name or "", [])
+            alike = {a for a, labels in enumerate(axes) if self._all_free(labels)}
+            if alike:
+                self._alike[value.name or ""] = alike
+
+    def _all_free(self, labels: Labels) -> bool:
+        """Whether nothing is known of the channels of an axis but that they are all alike."""
+        return bool(self._free) and len(labels) > 1 and self._free.issuperset(labels.tolist())
+
+    def _used(self, value: ir.Value) -> list[Labels]:
+        """Return the labels of a value that is the same all over some axes, for the reader at hand.
+
+        Each reader takes as much of such an axis as it needs: what one of them meets is no other's concern.
+        """
+        name, node = value.name or "", self._node
+        alike, axes = self._alike[name], self._axes[name]
+        if node is None or value not in node.inputs:
+            # Its own length stays as it is.
+            return [unlabelled(len(x)) if a in alike else x for a, x in enumerate(axes)]
+        used = self._uses.setdefault(_key(node), {})
+        if name not in used:
+            used[name] = [self.alike(len(x)) if a in alike else x for a, x in enumerate(axes)]
+        return used[name]
+
+    def _apply_rule(self, node: ir.Node) -> None:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             self.axes(node.outputs[0])
             return
@@ -224,6 +271,9 @@ class _Scope:
         for reason, labels in self._renormalised:
             for root in set(roots[labels].tolist()) - {0}:
                 renormalised.setdefault(root, reason)
+        for name, alike in self._alike.items():
+            axes = self._axes[name]
+            self._axes[name] = [unlabelled(len(x)) if a in alike else x for a, x in enumerate(axes)]
         return Labelling(
             axes={name: [roots[a] for a in axes] for name, axes in self._axes.items()},
             weights=self._weights,
@@ -234,6 +284,10 @@ class _Scope:
             live=self._live,
             dtypes=self._probe.dtypes,
             shuffles=self._shuffles,
+            uses={
+                node: {name: [roots[a] for a in axes] for name, axes in used.items()}
+                for node, used in self._uses.items()
+            },
         )
 
     def _first_labels(self, value: ir.Value) -> list[Labels]:
@@ -299,6 +353,10 @@ _SIZE_ARITHMETIC = {
     "Squeeze",
     "Unsqueeze",
 }
+
+
+def _key(node: ir.Node) -> str:
+    return next((v.name for v in node.outputs if v.name), "")
 
 
 def _captured(node: ir.Node) -> Iterable[ir.Value]:

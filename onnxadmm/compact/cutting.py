@@ -43,6 +43,7 @@ def cut_channels(
         set_constant(value, left[value.name or ""])
     opsets = dict(cut.opset_imports)
     for node in list(cut.graph):
+        scope.enter(node)
         shuffle = labelling.shuffles.get(node.outputs[0].name or "") if node.outputs else None
         if shuffle is not None:
             scope.shuffle(node, shuffle)
@@ -50,6 +51,7 @@ def cut_channels(
         operator = ops.find(node, opsets)
         if operator is not None:
             operator.resize(node, scope)
+        scope.shorten_inputs(node)
     scope.drop_unread()
     recorded = recorded_shapes(model)
     clear_stale(cut)
@@ -98,26 +100,56 @@ class Surgery:
         self.gone = np.array(sorted(dead), np.int64)
         self._model = model
         self._axes = dict(labelling.axes)
+        self._uses = labelling.uses
+        self._used: Mapping[str, list[Array]] = {}
         self._shapes = shapes
         self._replaced: list[ir.Value] = []
 
+    def enter(self, node: ir.Node) -> None:
+        """Answer for this node from now on: some labels hold for one reader alone."""
+        key = next((v.name for v in node.outputs if v.name), "")
+        self._used = self._uses.get(key, {})
+
+    def shorten_inputs(self, node: ir.Node) -> None:
+        """Let the node read fewer of what is all alike, where it needs fewer."""
+        for port, value in enumerate(node.inputs):
+            if value is None or value.name not in self._used:
+                continue
+            for axis in range(len(self.labels(value))):
+                if self.is_cut(value, axis):
+                    self._shorten(node, port, axis, self.kept(value, axis))
+
+    def _shorten(self, node: ir.Node, port: int, axis: int, count: int) -> None:
+        graph, value = node.graph, node.inputs[port]
+        assert isinstance(graph, ir.Graph)
+        assert value is not None
+        name = f"{node.outputs[0].name}:{port}:{axis}"
+        places = hold(graph, f"{name}:places", np.arange(count))
+        gather = ir.node("Gather", [value, places], {"axis": axis}, name=name)
+        gather.outputs[0].name = name
+        gather.outputs[0].type = value.type
+        graph.insert_before(node, gather)
+        node.replace_input_with(port, gather.outputs[0])
+
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the shape before the cut."""
-        name = value.name or ""
-        if name in self._axes:
-            return tuple(len(a) for a in self._axes[name])
-        return self._shapes[name]
+        labels = self._known(value)
+        return self._shapes[value.name or ""] if labels is None else tuple(map(len, labels))
 
     def alive(self, value: ir.Value, axis: int) -> Array:
         """Return for each index of an axis before the cut whether it stays."""
-        labels = self._axes.get(value.name or "")
+        labels = self._known(value)
         if labels is None:
             return np.ones(self.shape(value)[axis], bool)
         return ~np.isin(labels[axis], self.gone)
 
     def labels(self, value: ir.Value) -> list[Array]:
         """Return the labels of each axis; none where nothing is known of the value."""
-        return self._axes.get(value.name or "", [])
+        return self._known(value) or []
+
+    def _known(self, value: ir.Value) -> list[Array] | None:
+        name = value.name or ""
+        return self._used.get(name, self._axes.get(name))
 
     def kept(self, value: ir.Value, axis: int) -> int:
         """Return how many indices of an axis stay."""

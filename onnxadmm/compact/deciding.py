@@ -3,16 +3,22 @@
 A detector sorts its boxes by score: two scores that differ by rounding alone change places, and its outputs
 have nothing in common any more, although both are right. Whether two graphs compute the same is then asked
 with the decisions given: both get the same ones as inputs, and what they would have been taken from
-is compared like an output. So are sigmoids and softmaxes: where they saturate, ONNX Runtime computes them to an
-absolute accuracy, and what they are taken of says more than their few last bits.
+is compared like an output. Sigmoids and softmaxes are given as well: where they saturate, ONNX Runtime computes
+them to an absolute accuracy, which is no relative one for what comes behind. Each graph's own is compared with
+the other's on the scale from 0 to 1, and what it is taken of as far as it can matter: a score of -1e9 that masks a
+position must not set the scale for those that count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+
+Array = np.ndarray[Any, Any]
 
 # Operators whose result jumps, by the inputs that they look at.
 _LOOKS_AT: dict[str, tuple[int, ...]] = {
@@ -36,6 +42,64 @@ _LOOKS_AT: dict[str, tuple[int, ...]] = {
 }
 SMOOTH = frozenset({"Sigmoid", "Softmax"})
 """Those of them that don't jump. They may compute channels; the others' outputs are places and truths."""
+# The logarithm of the smallest number above zero that a float has: what is further below a row's largest
+# adds nothing to its softmax, and a sigmoid of more is 0 or 1.
+_SPAN = 104.0
+
+
+@dataclass(frozen=True)
+class Saturating:
+    """A sigmoid or softmax that a graph is given.
+
+    Attributes:
+        name: Its result.
+        source: What it is taken of.
+        axis: That a softmax sums over; None for a sigmoid.
+        flat: Whether it sums over all axes from that one on, as before opset 13.
+    """
+
+    name: str
+    source: str
+    axis: int | None
+    flat: bool
+
+    def apart(self, expected: Mapping[str, Array], got: Mapping[str, Array]) -> float:
+        """Return how far two graphs are apart here, as a share of the largest number that matters.
+
+        Args:
+            expected: Source and result of the one, by name; each computed its own result.
+            got: Those of the other.
+        """
+        first, second = (self._mattering(a[self.source]) for a in (expected, got))
+        if first.shape != second.shape:
+            return np.inf
+        sources = _largest(first, second)
+        scale = float(np.abs(first[np.isfinite(first)]).max(initial=0)) or 1.0
+        # Neither a sigmoid nor a softmax moves by more than what it is taken of.
+        results = _largest(expected[self.name], got[self.name])
+        return max(sources / scale, results - sources if np.isfinite(results) else np.inf)
+
+    def _mattering(self, source: Array) -> Array:
+        """Return a source with what is too small, or too large, to matter at the edge of what isn't."""
+        wide = source.astype(np.float64)
+        if self.axis is None:
+            return np.clip(wide, -_SPAN, _SPAN)
+        axis = self.axis % max(wide.ndim, 1)
+        axes = tuple(range(axis, wide.ndim)) if self.flat else (axis,)
+        with np.errstate(invalid="ignore"):
+            largest: Array = wide.max(axis=axes, keepdims=True, initial=-np.inf)
+            matters: Array = np.maximum(wide, largest - _SPAN)
+        return matters
+
+
+def _largest(expected: Array, got: Array) -> float:
+    """Return the largest difference; infinity where shapes differ or only one number is finite."""
+    if expected.shape != got.shape:
+        return np.inf
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    apart = np.where((expected == got) | (np.isnan(expected) & np.isnan(got)), 0.0, apart)
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -47,11 +111,18 @@ class Decided:
         decisions: Value that decides -> the input that stands for it.
         compared: Outputs to compare: those of the graph that aren't decisions themselves, and what the
             decisions are taken from.
+        saturating: The sigmoids and softmaxes among the decisions, which are compared by what matters.
     """
 
     model: ir.Model
     decisions: dict[str, str]
     compared: tuple[str, ...]
+    saturating: tuple[Saturating, ...]
+
+    @property
+    def shown(self) -> list[str]:
+        """The outputs that the graph has now."""
+        return [o.name for o in self.model.graph.outputs if o.name]
 
 
 def decisions(model: ir.Model) -> dict[str, str]:
@@ -75,10 +146,17 @@ def with_decisions(model: ir.Model, dtypes: Mapping[str, ir.DataType]) -> Decide
     values = [v for node in nodes for v in node.outputs if v.name]
     own = {v.name for v in values}
     compared = {v.name: v for v in graph.outputs if v.name not in own}
+    further: dict[str | None, ir.Value] = {}
+    saturating = []
     for node in nodes:
         for port in _LOOKS_AT[node.op_type]:
             value = node.inputs[port] if port < len(node.inputs) else None
-            if value is not None and value.producer() is not None and value.name not in own:
+            if value is None or value.producer() is None or value.name in own:
+                continue
+            if node.op_type in SMOOTH:
+                further |= {v.name: v for v in (value, node.outputs[0])}
+                saturating.append(_saturating(node, value, model.opset_imports.get("", 1)))
+            else:
                 compared[value.name] = value
     given: dict[str, str] = {}
     for value in values:
@@ -89,8 +167,16 @@ def with_decisions(model: ir.Model, dtypes: Mapping[str, ir.DataType]) -> Decide
         graph.inputs.append(taken)
         given[value.name] = f"{value.name}__given"
     graph.outputs.clear()
-    graph.outputs.extend(compared.values())
-    return Decided(decided, given, tuple(n for n in compared if n))
+    graph.outputs.extend((compared | further).values())
+    return Decided(decided, given, tuple(n for n in compared if n), tuple(saturating))
+
+
+def _saturating(node: ir.Node, source: ir.Value, opset: int) -> Saturating:
+    flat = opset < 13  # noqa: PLR2004  (when Softmax became one over a single axis)
+    axis = None
+    if node.op_type == "Softmax":
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1 if flat else -1
+    return Saturating(node.outputs[0].name or "", source.name or "", axis, flat)
 
 
 def _deciding(model: ir.Model) -> list[ir.Node]:

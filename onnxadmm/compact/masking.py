@@ -112,6 +112,7 @@ def _take_live(
         operator = ops.find(node, opsets)
         if operator is None or labelling.live.isdisjoint(v.name for v in node.outputs):
             continue
+        scope.enter(node)
         wanted = [(v, _cut_axes(v, scope)) for v in node.inputs]
         results = [(v, _cut_axes(v, scope)) for v in node.outputs]
         operator.resize(node, scope)

@@ -30,10 +30,12 @@ class Proof:
     Attributes:
         max_error: Largest absolute difference of any output over that output's largest absolute value.
         samples: Rows that were compared.
+        untested: Outputs that were the same whatever the inputs: their being equal shows nothing.
     """
 
     max_error: float
     samples: int
+    untested: tuple[str, ...] = ()
 
 
 def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Proof:
@@ -41,7 +43,8 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
 
     Where outputs differ and the graph takes decisions that jump (which boxes to keep, in which order), rounding
     may be all that differs. Both are then run with the decisions that the masked model took, and every output
-    and all that decisions are taken from must agree.
+    and all that decisions are taken from must agree. So they are where an output is the same on all inputs (a
+    detector that finds nothing): what its decisions are taken from tells more.
 
     Args:
         masked: The original graph with the dead channels set to zero.
@@ -50,18 +53,21 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
 
     Raises:
         VerificationError: They differ by more than `TOLERANCE`. Nothing may be written then.
-        UnsupportedError: No input makes every output finite: nothing is proven.
+        UnsupportedError: No input makes every output finite, or no output depends on the inputs: nothing is
+            proven.
     """
     reference = open_isolated(masked, name="the masked model")
     candidate = open_isolated(cut, name="the cut model")
     names = [o.name for o in reference.get_outputs()]
     worst, samples, told, odd = 0.0, 0, False, False
+    still = _Still()
     for feed in feeds:
         inputs = dict(feed)
         expected, got = _run(reference, names, inputs), _run(candidate, names, inputs)
         worst = max(worst, compare_outputs(expected, got))
         odd = odd or any(_has_nan(a) for a in expected)
         told = told or all(_has_finite(a) for a in expected)
+        still.see(inputs, dict(zip(names, expected, strict=True)))
         samples += len(next((a for a in inputs.values() if a.ndim), np.zeros(1)))
     if not worst <= TOLERANCE and odd and masked.opset_imports.get("", 1) < WHERE_SINCE:
         raise UnsupportedError(
@@ -74,32 +80,88 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
             "the cut model can't be proven equal to the masked one: an output is not finite on every random "
             "input; give real samples in the spec's data"
         )
-    if not worst <= TOLERANCE:
+    untested = still.names
+    if untested or not worst <= TOLERANCE:
         # Decisions over channels that went have another shape: then nothing is explained.
         with contextlib.suppress(OnnxadmmError):
-            worst = _with_the_same_decisions(masked, cut, feeds, worst)
+            inner = _with_the_same_decisions(masked, cut, feeds)
+            if inner is not None and not worst <= TOLERANCE:
+                worst = inner.apart
+            elif inner is not None and inner.telling and math.isfinite(inner.apart):
+                worst, untested = max(worst, inner.apart), []
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"the cut model differs from the masked one by {worst:.2g} of the largest output "
             f"{one_line(names[0], 40)!r} (allowed {TOLERANCE:g}); this is a bug in onnxadmm, please report the model"
         )
-    return Proof(worst, samples)
+    if names and len(untested) == len(names):
+        raise UnsupportedError(
+            "the cut model can't be proven equal to the masked one: no output depends on the inputs that were "
+            "tried; give real samples in the spec's data"
+        )
+    return Proof(worst, samples, tuple(untested))
+
+
+class _Still:
+    """Which values stay the same from one run to the next, whatever goes in.
+
+    Attributes:
+        names: Those of them; none before two runs had different inputs.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._first: tuple[Mapping[str, Array], Mapping[str, Array]] | None = None
+        self._moved: set[str] = set()
+
+    def see(self, inputs: Mapping[str, Array], values: Mapping[str, Array]) -> None:
+        """Take in a run."""
+        if self._first is None:
+            self._first = dict(inputs), dict(values)
+            return
+        fed, first = self._first
+        if compare_outputs([fed[n] for n in fed], [inputs[n] for n in fed]) == 0:
+            return
+        self._moved |= {n for n in first if compare_outputs([first[n]], [values[n]])}
+        self.names = [n for n in first if n not in self._moved]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """How two graphs compare that are given the same decisions.
+
+    Attributes:
+        apart: The largest difference, as in `Proof`.
+        telling: Whether something that was compared depends on the inputs.
+    """
+
+    apart: float
+    telling: bool
+
+
+def untested(names: Sequence[str]) -> str:
+    """Say which outputs a proof tells nothing of."""
+    shown = ", ".join(one_line(n, 40) for n in names[:4])
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""  # noqa: PLR2004
+    return (
+        f"not proven for {shown}{more}: the same on all inputs that were tried; give real samples in the "
+        "spec's data"
+    )
 
 
 def _with_the_same_decisions(
-    masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]], apart: float
-) -> float:
-    """Return how far the models are apart when both take the masked one's decisions.
+    masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]]
+) -> _Inner | None:
+    """Return how far the models are apart when both take the masked one's decisions; None where none decides.
 
     Args:
         masked: The original graph with the dead channels set to zero.
         cut: The graph without them.
         feeds: Inputs.
-        apart: How far they are apart when each decides for itself; returned where nothing decides.
     """
     found = decisions(masked)
     if not found or found != decisions(cut):
-        return apart
+        return None
     names = list(found)
     seeing = open_isolated(showing(masked, names), name="the masked model")
     taken = [dict(zip(names, _run(seeing, names, dict(f)), strict=True)) for f in feeds]
@@ -111,18 +173,21 @@ def _with_the_same_decisions(
         if found[n] not in SMOOTH or there[n].shape == a.shape
     }
     first, second = with_decisions(masked, dtypes), with_decisions(cut, dtypes)
-    if first.compared != second.compared:
-        return apart
+    if (first.compared, first.saturating) != (second.compared, second.saturating):
+        return None
     reference = open_isolated(first.model, name="the masked model")
     candidate = open_isolated(second.model, name="the cut model")
     wanted = {i.name for i in reference.get_inputs()}
-    worst = 0.0
+    worst, still = 0.0, _Still()
     for feed, decided in zip(feeds, taken, strict=True):
         inputs = {**feed, **{first.decisions[n]: decided[n] for n in dtypes}}
         inputs = {n: a for n, a in inputs.items() if n in wanted}
-        expected, got = (_run(s, list(first.compared), inputs) for s in (reference, candidate))
-        worst = max(worst, compare_outputs(expected, got))
-    return worst
+        runs = (_run(s, first.shown, inputs) for s in (reference, candidate))
+        expected, got = (dict(zip(first.shown, r, strict=True)) for r in runs)
+        distances = [compare_outputs([expected[n]], [got[n]]) for n in first.compared]
+        worst = max(worst, *distances, *(s.apart(expected, got) for s in first.saturating))
+        still.see(feed, expected)
+    return _Inner(worst, len(still.names) < len(first.shown))
 
 
 def _run(session: IsolatedSession, names: list[str], inputs: dict[str, Array]) -> list[Array]:

@@ -43,6 +43,12 @@ class LabelScope(Protocol):
     def axes(self, value: ir.Value) -> list[Labels]:
         """Return the labels of each axis of the value, axis by axis."""
 
+    def alike(self, size: int) -> Labels:
+        """Return labels for an axis along which a value is the same all over, and of this length in every run.
+
+        Each of its readers may take as much of it as it needs.
+        """
+
     def assign(self, value: ir.Value, axes: list[Labels]) -> None:
         """Give an output its labels, axis by axis."""
 

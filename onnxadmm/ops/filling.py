@@ -31,12 +31,12 @@ class Expand(Operator):
     versions = (8, 13)
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Axes that aren't stretched keep their labels; stretched ones take those of a computed size."""
+        """Axes that aren't stretched keep their labels; stretched ones are all alike, or follow a size."""
         x, target = node.inputs[0], node.inputs[1]
         assert x is not None
         axes, shape = scope.axes(x), scope.shape(node.outputs[0])
         padded = [unlabelled(1)] * (len(shape) - len(axes)) + list(axes)
-        found = None if constant_of(target) is not None else entries(target, scope)
+        found = entries(target, scope)
         first = len(shape) - len(found or ())
         result = []
         for a, size in enumerate(shape):
@@ -45,6 +45,8 @@ class Expand(Operator):
             if len(padded[a]) == 1 and isinstance(entry, Size):
                 other = scope.axes(entry.value)[entry.axis]
                 labels = other if len(other) == size else labels
+            elif len(padded[a]) == 1 and isinstance(entry, int):
+                labels = scope.alike(size)
             result.append(labels)
         scope.assign(node.outputs[0], result)
         if constant_of(target) is None:
@@ -112,7 +114,8 @@ class Tile(Operator):
         for a, labels in enumerate(axes):
             count = None if counts is None else counts[a]
             if isinstance(count, int):
-                result.append(np.tile(labels, count))
+                once = len(labels) == 1
+                result.append(scope.alike(count) if once else np.tile(labels, count))
                 continue
             scope.fix(labels, f"{describe(node)} computes how often at run time")
             result.append(unlabelled(shape[a]))
@@ -147,9 +150,12 @@ class ConstantOfShape(Operator):
         result = []
         for a, size in enumerate(shape):
             entry = None if found is None else found[a]
-            result.append(
-                scope.axes(entry.value)[entry.axis] if isinstance(entry, Size) else unlabelled(size)
-            )
+            if isinstance(entry, int):
+                result.append(scope.alike(size))
+            elif isinstance(entry, Size):
+                result.append(scope.axes(entry.value)[entry.axis])
+            else:
+                result.append(unlabelled(size))
         scope.assign(node.outputs[0], result)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:

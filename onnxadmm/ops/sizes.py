@@ -189,6 +189,9 @@ class _Reader:
         if node.domain not in ("", "ai.onnx") or node.graph is not held.graph:
             # The graph of a value is that of its producer.
             return False
+        if node.op_type == "Shape":
+            # How many numbers a shape has says nothing of them.
+            return True
         if node.op_type == "Slice" and port in (1, 2):
             return known(held, self._scope, settled) is not None
         # The rule of a target must see what this walk sees, or it couples nothing. A scale by the root of
@@ -197,7 +200,7 @@ class _Reader:
             return not changed and entries(held, self._scope) is not None
         if freezes(node):
             return not changed and len(self.entries(held) or ()) == 1
-        return None if node.op_type in _RULES and node.op_type != "Shape" else False
+        return None if node.op_type in _RULES else False
 
     def _read(self, value: ir.Value) -> list[Entry] | None:
         held = constant_of(value)

@@ -19,6 +19,7 @@ from onnxadmm.compact import (
     Packing,
     Proof,
     prove,
+    untested,
 )
 from onnxadmm.graph import IMPORT_TOLERANCE, Content, model_contents, probe
 from onnxadmm.pipeline import facts
@@ -212,6 +213,8 @@ def _carry_out(
     pruned, on_levels = learner.quantize(pruned, seen, rules)
     with journal.stage("prove"):
         proof = prove(surgery.reference(pruned), pruned, feeds.proof())
+        if proof.untested:
+            journal.warn(untested(proof.untested))
         pruned = masters.restore(pruned, surgery)
     with journal.stage("quantize"):
         compressed = _quantize(pruned, rules, samples, inputs, trained=on_levels, journal=journal)

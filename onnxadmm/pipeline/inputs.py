@@ -59,9 +59,11 @@ class Inputs:
         """Return real inputs where there are some, and always random ones."""
         rng = np.random.default_rng([self._seed, 1])
         drawn = random_inputs(self._model, self._shapes(None), rng)
-        # Some models take a logarithm or a root of what they are given: positive values as well.
+        # Some models take a logarithm or a root of what they are given: positive values as well. Drawn anew, so
+        # that an output that depends on whole numbers alone moves too.
+        other = random_inputs(self._model, self._shapes(None), rng)
         positive = {
-            n: np.asarray(np.abs(a)) if a.dtype.kind == "f" else a for n, a in drawn.items()
+            n: np.asarray(np.abs(a)) if a.dtype.kind == "f" else a for n, a in other.items()
         }
         held_out = self._held_out()
         real = [] if held_out is None else [self._head(held_out, PROOF_SAMPLES)]

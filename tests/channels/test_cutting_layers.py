@@ -9,9 +9,11 @@ import pytest
 from graphs import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
-from test_cutting import cut_half
+from onnx import TensorProto, helper, numpy_helper
+from test_cutting import classes_of, cut_half, feeds
 
+from onnxadmm.channels import dead_labels
+from onnxadmm.compact import cut_channels, mask_channels, prove
 from onnxadmm.graph import probe
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -103,6 +105,59 @@ def test_stacked_layers_keep_their_own_units(kind):
     b.recurrent(kind, 4, "forward", bias=False, state=None)
     classes, _ = cut_half(b.finish())
     assert sorted(free(classes).values()) == [4, 6]
+
+
+@pytest.mark.parametrize("kind", list(GATES))
+@pytest.mark.parametrize("filled", [0.0, 0.5])
+def test_layers_that_start_from_parts_of_one_computed_tensor(kind, filled):
+    """As torch exports them: one tensor of zeros, its size computed, serves all layers, which differ in width."""
+    b = Sequence(0, 3)
+    b.project(5)
+    samples = b.node("Gather", b.node("Shape", b.value), b.constant([1]), axis=0)
+    shape = b.node("Concat", b.constant([3]), samples, b.constant([6]), axis=0)
+    value = numpy_helper.from_array(np.array([filled], np.float32))
+    states = b.node("ConstantOfShape", shape, value=value)
+    parts = [
+        b.node("Slice", states, b.constant([first]), b.constant([last]), b.constant([0]))
+        for first, last in ((0, 2), (2, 3))
+    ]
+    b.recurrent(kind, 6, "bidirectional", bias=True, state=parts[0])
+    b.recurrent(kind, 6, "forward", bias=True, state=parts[1])
+    b.project(4)
+    classes, cut = cut_half(b.finish())
+    assert sorted(free(classes).values()) == [4, 5, 6, 6]
+    # Each layer has its own units, though their first states are one tensor.
+    seen, labels, classes = classes_of(b.model())
+    one = next(n for n, c in classes.items() if c.size == 6)
+    kept = {one: np.arange(6) < 2}
+    dead = dead_labels(list(classes.values()), kept)
+    cut = cut_channels(b.model(), labels, seen, dead)
+    prove(mask_channels(b.model(), labels, dead), cut, feeds(b.model()))
+    sizes = [n.attributes["hidden_size"].as_int() for n in cut.graph if n.op_type == kind]
+    assert sorted(sizes) == [2, 6]
+
+
+def test_what_is_stretched_from_one_number_goes_with_what_it_meets():
+    """Tensors that are alike all over are read as far as they are needed, and keep their length elsewhere."""
+    b = Builder(0, 3, 6)
+    b.conv(8)
+    one = b.constant([[[[0.7]]]], np.float32)
+    same = b.node("Expand", one, b.constant([1, 8, 1, 1]))
+    turned = b.node("Transpose", b.node("Sqrt", same), perm=[0, 1, 3, 2])
+    b.value = b.node("Mul", b.value, turned)
+    b.conv(6)
+    b.value = b.node(
+        "Concat",
+        b.value,
+        b.node("Mul", b.value, b.node("Slice", turned, *(b.constant([n]) for n in (0, 6, 1)))),
+        axis=1,
+    )
+    b.channels = 12
+    b.head("flatten")
+    classes, cut = cut_half(b.model())
+    # The head has seven units of its own.
+    assert sorted(free(classes).values()) == [6, 7, 8]
+    assert probe(cut).shapes[turned][1] == 8
 
 
 def test_peepholes_lengths_and_other_activations_are_cut_too():

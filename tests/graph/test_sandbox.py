@@ -50,6 +50,7 @@ def test_a_child_that_dies(tmp_path, monkeypatch, body, word):
 
 
 def test_a_child_that_hangs_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "_PATIENCE", 1)
     with pytest.raises(ModelError, match="too long"):
         run_script(tmp_path, monkeypatch, "import time; time.sleep(60)", timeout_s=0.3)
 
