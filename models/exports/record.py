@@ -106,10 +106,12 @@ def measure(
         status, _, why = run(command, limits)
         if status or not file.exists():
             return {"not_exported": why}
-    return measure_file(file, limits)
+    return measure_file(file, limits, steps)
 
 
-def measure_file(file: Path, limits: Limits) -> dict[str, Any]:
+def measure_file(
+    file: Path, limits: Limits, steps: Sequence[str] = tuple(FIELDS)
+) -> dict[str, Any]:
     """Import and cut one file, each step in a process of its own; a step's failure is a part of the result."""
     result: dict[str, Any] = {}
     for step in steps:
