@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
 from onnxadmm.channels.shuffles import Shuffle
+from onnxadmm.compact.masks import among
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
 from onnxadmm.graph.constants import set_constant
@@ -74,11 +75,19 @@ def surviving(model: ir.Model, labelling: Labelling, dead: Iterable[int]) -> dic
         if content is None or content.shape != tuple(map(len, labelling.axes[name])):
             continue  # folding gave it another shape
         for axis, labels in enumerate(labelling.axes[name]):
-            stays = ~np.isin(labels, gone)
-            if not stays.all():
-                content = np.compress(stays, content, axis=axis)
+            stays = np.flatnonzero(~among(labels, gone))
+            if len(stays) < len(labels):
+                content = _taken(content, axis, stays)
         left[name] = content
     return left
+
+
+def _taken(content: Array, axis: int, places: Array) -> Array:
+    """Return the content at ascending places of an axis: a view where they are neighbours."""
+    first = int(places[0]) if len(places) else 0
+    if len(places) and int(places[-1]) - first + 1 == len(places):
+        return content[(slice(None),) * axis + (slice(first, first + len(places)),)]
+    return content.take(places, axis)
 
 
 def carriers(model: ir.Model, labelling: Labelling) -> list[ir.Value]:
@@ -141,7 +150,7 @@ class Surgery:
         labels = self._known(value)
         if labels is None:
             return np.ones(self.shape(value)[axis], bool)
-        return ~np.isin(labels[axis], self.gone)
+        return ~among(labels[axis], self.gone)
 
     def labels(self, value: ir.Value) -> list[Array]:
         """Return the labels of each axis; none where nothing is known of the value."""
@@ -196,7 +205,7 @@ class Surgery:
         assert isinstance(last.graph, ir.Graph)
         assert split is not None
         assert split.inputs[0] is not None
-        stays = ~np.isin(self._axes[shuffle.source.name or ""][shuffle.axis], self.gone)
+        stays = ~among(self._axes[shuffle.source.name or ""][shuffle.axis], self.gone)
         places = np.cumsum(stays) - 1
         order = places[shuffle.order[stays[shuffle.order]]]
         held = hold(last.graph, f"{result.name}:order", order)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.channels import Labelling
-from onnxadmm.compact.masks import alive_mask
+from onnxadmm.compact.masks import alive_mask, among
 from onnxadmm.graph.holding import hold
 
 Array = np.ndarray[Any, Any]
@@ -57,7 +57,7 @@ def guard_poles(
             continue
         value = node.outputs[0]
         axes = labelling.axes.get(value.name or "", [])
-        stretched = [a if np.isin(a, gone).any() else a[:1] for a in axes]
+        stretched = [a if among(a, gone).any() else a[:1] for a in axes]
         alive = alive_mask(stretched, gone)
         if not alive.all() and value.dtype in (ir.DataType.FLOAT, None):
             guarded.append((value, _insert(masked, node, value, alive)))

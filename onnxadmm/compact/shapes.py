@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.channels import Labelling
+from onnxadmm.compact.masks import among
 
 Shape = tuple[int, ...]
 
@@ -27,9 +28,7 @@ def shapes_after(
     if gone.size:
         for name, axes in labelling.axes.items():
             if name in after:
-                after[name] = tuple(
-                    len(labels) - int(np.isin(labels, gone).sum()) for labels in axes
-                )
+                after[name] = tuple(len(labels) - int(among(labels, gone).sum()) for labels in axes)
     return after
 
 

@@ -102,10 +102,8 @@ def _parse(content: bytes) -> ModelProto:
 def _check_text(proto: ModelProto) -> None:
     """Refuse names and texts that aren't UTF-8; protobuf leaves that to its readers."""
     for message in tensors.walk(proto):
-        fields = [(f.name, v, f.is_repeated) for f, v in message.ListFields() if f.type in _TEXTS]
-        for name, value, repeated in fields:
-            if name in _BINARY:
-                continue
+        for name, repeated in _text_fields(message.DESCRIPTOR):
+            value = getattr(message, name)
             for text in value if repeated else (value,):
                 # What isn't UTF-8 in a text field comes as bytes.
                 if isinstance(text, bytes) and not _is_utf8(text):
@@ -113,6 +111,20 @@ def _check_text(proto: ModelProto) -> None:
                     raise ModelError(
                         f"invalid text: {name} of a {kind} isn't UTF-8; export the model again"
                     )
+
+
+_TEXT_FIELDS: dict[str, list[tuple[str, bool]]] = {}
+
+
+def _text_fields(descriptor: Any) -> list[tuple[str, bool]]:
+    """Return the names of a message's fields that hold text, and whether they hold many."""
+    if descriptor.full_name not in _TEXT_FIELDS:
+        _TEXT_FIELDS[descriptor.full_name] = [
+            (f.name, f.is_repeated)
+            for f in descriptor.fields
+            if f.type in _TEXTS and f.name not in _BINARY
+        ]
+    return _TEXT_FIELDS[descriptor.full_name]
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -165,11 +177,15 @@ def _make_dense(node: onnx.NodeProto, attribute: AttributeProto) -> None:
 
 
 def _check_finite(proto: ModelProto, apart: Arrays) -> None:
-    """Refuse NaN in any tensor with more than one element, and infinity in weights."""
+    """Refuse NaN in any tensor with more than one element, and infinity in weights.
+
+    Large weights of the main graph move from the protobuf to `apart`: it copies their bytes at every look.
+    """
     for scope in tensors.walk(proto):
         if not isinstance(scope, onnx.GraphProto | onnx.FunctionProto):
             continue
         held = [(t, t.name) for t in getattr(scope, "initializer", ())]
+        movable = {t.name for t, _ in held} if scope is proto.graph else set()
         held += [
             (attribute.t, node.output[0])
             for node in scope.node
@@ -188,6 +204,10 @@ def _check_finite(proto: ModelProto, apart: Arrays) -> None:
                 array = apart.get(name) if tensor.data_location else None
                 content = onnx.numpy_helper.to_array(tensor) if array is None else array
                 _refuse_non_finite(content, name, name in weights)
+                large = content.nbytes >= _LARGE_BYTES and tensor.HasField("raw_data")
+                if large and name in movable and tensor.data_type == TensorProto.FLOAT:
+                    apart[name] = content
+                    tensor.ClearField("raw_data")
 
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -243,13 +263,18 @@ def _skeleton(proto: ModelProto) -> ModelProto:
         value.type.tensor_type.shape.SetInParent()
     listed = {v.name for v in graph.input}
     for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) <= _SKELETON_BYTES and not tensor.data_location:
+        if not tensor.data_location and _elements_bytes(tensor) <= _SKELETON_BYTES:
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
     return skeleton
+
+
+def _elements_bytes(tensor: TensorProto) -> int:
+    """Return the bytes of a tensor's elements, whether they are in it or were taken out; texts don't count."""
+    return 0 if tensor.data_type == TensorProto.STRING else tensors.packed_bytes(tensor)
 
 
 def _to_ir(proto: ModelProto, held: Arrays) -> ir.Model:

@@ -150,7 +150,9 @@ def check_tensor(tensor: TensorProto) -> None:
     if tensor.HasField("segment"):
         raise ModelError(f"tensor {label(tensor)}: is split in segments; store it in one piece")
     filled = [f for f in _TYPED_FIELDS if len(getattr(tensor, f))]
-    has_raw = len(tensor.raw_data) > 0
+    # Protobuf copies the bytes whenever they are asked for.
+    raw_bytes = len(tensor.raw_data)
+    has_raw = raw_bytes > 0
     if filled and not has_raw:
         # Present and empty: some readers would take it for the data.
         tensor.ClearField("raw_data")
@@ -165,7 +167,7 @@ def check_tensor(tensor: TensorProto) -> None:
         field = "raw_data" if has_raw else (filled or ["string_data"])[0]
     else:
         need, unit = packed_bytes(tensor), "bytes of raw data"
-        have, field = len(tensor.raw_data), "raw_data"
+        have, field = raw_bytes, "raw_data"
         if filled:
             field, unit = filled[0], f"entries of {filled[0]}"
             have, need = len(getattr(tensor, field)), _entries(tensor)
