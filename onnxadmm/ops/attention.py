@@ -11,17 +11,24 @@ from onnxadmm.errors import UnsupportedError
 from onnxadmm.ops._attributes import integer, number
 from onnxadmm.ops._base import (
     BuildScope,
+    CutScope,
     LabelScope,
     Operator,
     Shapes,
     describe,
-    fix_all,
     optional_input,
     register,
+    unlabelled,
+)
+from onnxadmm.ops.heads import (
+    SPLIT_RANK,
+    attention_labels,
+    hold_rotation,
+    hold_scale,
+    rotation_labels,
 )
 
 _MASK = 3
-_SPLIT_RANK = 4
 
 
 @register
@@ -43,8 +50,39 @@ class Attention(Operator):
     )
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix everything: heads are counted in attributes."""
-        fix_all(node, scope, f"{describe(node)}: heads and their sizes can't be changed yet")
+        """Queries meet keys, values pass on; a cache of keys has their channels."""
+        q, k, v = node.inputs[:3]
+        assert q is not None
+        assert k is not None
+        assert v is not None
+        past = [*node.inputs[_MASK + 1 : _MASK + 3], None, None][:2]
+        beside = [*node.inputs[_MASK : _MASK + 1], *node.inputs[_MASK + 3 :]]
+        found = attention_labels(node, scope, (q, k, v), self._heads(node), beside)
+        results = [*node.outputs[1:], None, None, None][:3]
+        for value, result, labels in zip(past, results, found, strict=False):
+            if value is not None:
+                *stiff, last = scope.axes(value)
+                scope.unite(labels, last, f"meets {describe(node)}")
+                for axis in stiff:
+                    scope.fix(axis, f"{describe(node)} runs over all of these")
+            if result is not None and result.name:
+                blank = [unlabelled(n) for n in scope.shape(result)]
+                scope.assign(result, [*blank[:-1], labels])
+        products = results[2]
+        if products is not None and products.name:
+            scope.assign(products, [unlabelled(n) for n in scope.shape(products)])
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Keep the scale of the whole heads."""
+        q = node.inputs[0]
+        assert q is not None
+        rank = len(scope.shape(q))
+        heads = 1 if rank == SPLIT_RANK else self._heads(node)[0]
+        size, left = scope.shape(q)[-1] // heads, scope.kept(q, rank - 1) // heads
+        hold_scale(node, size, left)
+
+    def _heads(self, node: ir.Node) -> tuple[int, int]:
+        return integer(node, "q_num_heads", 1), integer(node, "kv_num_heads", 1)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call a function of this file that calls torch's scaled_dot_product_attention.
@@ -116,7 +154,7 @@ def attend(
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    joined = q.ndim < _SPLIT_RANK
+    joined = q.ndim < SPLIT_RANK
     if joined:
         q, k, v = (
             t.unflatten(-1, (n, -1)).transpose(1, 2)
@@ -147,8 +185,25 @@ class RotaryEmbedding(Operator):
     attributes = frozenset({"interleaved", "num_heads", "rotary_embedding_dim"})
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix everything: pairs of elements are rotated together."""
-        fix_all(node, scope, f"{describe(node)}: heads and their sizes can't be changed yet")
+        """Couple pairs of elements with their angle, in all heads."""
+        x, cosine, sine = node.inputs[:3]
+        assert x is not None
+        assert cosine is not None
+        assert sine is not None
+        rotation_labels(
+            node,
+            scope,
+            x=x,
+            tables=(cosine, sine),
+            heads=integer(node, "num_heads", 1),
+            size=integer(node, "rotary_embedding_dim", 0),
+            interleaved=bool(integer(node, "interleaved", 0)),
+        )
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Write how many elements are still rotated."""
+        assert node.inputs[0] is not None
+        hold_rotation(node, scope, node.inputs[0], integer(node, "num_heads", 1))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the rotation of this file."""
@@ -182,7 +237,7 @@ def rotate(
     """
     import torch
 
-    joined = x.ndim < _SPLIT_RANK
+    joined = x.ndim < SPLIT_RANK
     data = x.unflatten(-1, (heads, -1)) if joined else x.transpose(1, 2)
     size = size or data.shape[-1]
     turned, rest = data[..., :size], data[..., size:]

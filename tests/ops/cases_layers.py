@@ -196,6 +196,20 @@ CASES = {
         ((2, 3, 4), [f(5, 4)], {"transB": 1, "transBatchB": 0}, 1),
         ((4, 3), [f(4, 5)], {"transA": 1}, 1),
     ],
+    "com.microsoft.Attention": [
+        ((2, 3, 6), [f(6, 24), f(24)], {"num_heads": 2}, 1),
+        ((2, 3, 6), [f(6, 20), f(20)], {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 4]}, 1),
+        ((2, 3, 6), [f(6, 24), f(24)], {"num_heads": 2, "unidirectional": 1, "scale": 0.3}, 1),
+    ],
+    "com.microsoft.MultiHeadAttention": [
+        ((2, 3, 8), [f(2, 5, 8), f(2, 5, 12)], {"num_heads": 2}, 1),
+        ((2, 3, 8), [f(2, 3, 8), f(2, 3, 8), f(24)], {"num_heads": 2, "scale": 0.3}, 1),
+    ],
+    "com.microsoft.RotaryEmbedding": [
+        ((2, 2, 3, 4), [POSITIONS, ANGLES, ANGLES], {}, 1),
+        ((2, 3, 8), [POSITIONS, ANGLES, ANGLES], {}, 1),
+        ((2, 3, 8), [POSITIONS, ANGLES, ANGLES], {"interleaved": 1}, 1),
+    ],
     "com.microsoft.SkipLayerNormalization": [
         ((2, 4, 6), [f(2, 4, 6), f(6), f(6), f(6)], {"epsilon": 1e-3}, 1),
         ((2, 4, 6), [f(4, 6), f(6)], {}, ["y0", "", "", "y3"]),
