@@ -53,14 +53,16 @@ class Labelling:
     uses: dict[str, dict[str, list[Labels]]] = field(default_factory=dict)
 
 
-def label(model: ir.Model, probe: Probe) -> Labelling:
+def label(model: ir.Model, probe: Probe, *, whole_heads: bool = False) -> Labelling:
     """Run every node's label rule in order.
 
     Args:
         model: The graph; it isn't changed.
         probe: Concrete shapes of its values.
+        whole_heads: Where the last axis is split into heads and their elements, couple the elements of a head
+            rather than those at one place of all heads.
     """
-    scope = _Scope(model, probe)
+    scope = _Scope(model, probe, whole_heads=whole_heads)
     for node in model.graph:
         scope.visit(node)
     for output in model.graph.outputs:
@@ -72,7 +74,8 @@ def label(model: ir.Model, probe: Probe) -> Labelling:
 class _Scope:
     """The union-find over labels, and what rules may ask (`ops.LabelScope`)."""
 
-    def __init__(self, model: ir.Model, probe: Probe) -> None:
+    def __init__(self, model: ir.Model, probe: Probe, *, whole_heads: bool = False) -> None:
+        self._whole_heads = whole_heads
         self._opsets = dict(model.opset_imports)
         self._ir_version = model.ir_version
         self._probe = probe
@@ -161,18 +164,26 @@ class _Scope:
         shapes = [self.shape(v) for v in node.outputs]
         results: list[list[Labels]] = [[unlabelled(n) for n in s] for s in shapes]
         blank = [np.zeros(self.shape(v), np.int64) for v in inputs]
-        for position, value in enumerate(inputs):
-            for axis, labels in enumerate(self.axes(value)):
-                if not labels.any():
-                    continue
-                spread = [1] * len(self.shape(value))
-                spread[axis] = -1
-                arrays = list(blank)
-                arrays[position] = np.broadcast_to(labels.reshape(spread), self.shape(value))
-                moved = run(*arrays)
-                outputs = moved if isinstance(moved, tuple) else (moved,)
-                for result, output in zip(results, outputs, strict=True):
-                    self._read_off(node, result, output)
+        labelled = [
+            (position, axis, labels)
+            for position, value in enumerate(inputs)
+            for axis, labels in enumerate(self.axes(value))
+            if labels.any()
+        ]
+        # What is alike all over gives way to channels.
+        for position, axis, labels in sorted(labelled, key=lambda entry: self._all_free(entry[2])):
+            shape = self.shape(inputs[position])
+            spread = [1] * len(shape)
+            spread[axis] = -1
+            arrays = list(blank)
+            arrays[position] = np.broadcast_to(labels.reshape(spread), shape)
+            moved = run(*arrays)
+            outputs = moved if isinstance(moved, tuple) else (moved,)
+            for result, output in zip(results, outputs, strict=True):
+                if not self._all_free(labels):
+                    self._read_off(node, result, output, last=axis == len(shape) - 1)
+                elif len(varying := _varying(output)) == 1 and not result[varying[0]].any():
+                    self._read_off(node, result, output, last=False)
         for value, result in zip(node.outputs, results, strict=True):
             self.assign(value, result)
 
@@ -316,13 +327,16 @@ class _Scope:
             x = parent[x]
         return x
 
-    def _read_off(self, node: ir.Node, result: list[Labels], moved: Array) -> None:
-        """Write the labels of a moved tensor into the axis that they vary along."""
-        varying = [
-            axis
-            for axis, size in enumerate(moved.shape)
-            if size > 1 and (moved != moved.take([0], axis)).any()
-        ]
+    def _read_off(self, node: ir.Node, result: list[Labels], moved: Array, *, last: bool) -> None:
+        """Write the labels of a moved tensor into the axis that they vary along.
+
+        Args:
+            node: What moved it.
+            result: The labels so far, axis by axis.
+            moved: The tensor of labels.
+            last: Whether they were on the last axis, where heads lie behind each other.
+        """
+        varying = _varying(moved)
         if not varying:
             # One label all over: it came down to single elements.
             self.fix(
@@ -331,6 +345,8 @@ class _Scope:
             return
         # An axis that was split into several: keep the longest part, couple across the others.
         axis = max(varying, key=lambda a: moved.shape[a])
+        if self._whole_heads and last and len(varying) > 1:
+            axis = varying[-2]
         rows = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)
         if len(varying) > 1:
             for column in np.unique(rows, axis=1).T[1:]:
@@ -353,6 +369,15 @@ _SIZE_ARITHMETIC = {
     "Squeeze",
     "Unsqueeze",
 }
+
+
+def _varying(moved: Array) -> list[int]:
+    """Return the axes along which a tensor isn't the same all over."""
+    return [
+        axis
+        for axis, size in enumerate(moved.shape)
+        if size > 1 and (moved != moved.take([0], axis)).any()
+    ]
 
 
 def _key(node: ir.Node) -> str:

@@ -213,14 +213,16 @@ def _limit(memory_bytes: int, timeout_s: int) -> None:
         # Field 6 counts data and stack pages. The libraries that are loaded already don't count as
         # the model's.
         held = int(file.read().split()[5]) * resource.getpagesize()
-    for kind, limit in (
-        (resource.RLIMIT_DATA, held + memory_bytes),
-        (resource.RLIMIT_CPU, timeout_s * 2 + 5),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
+    limits = (
+        (resource.RLIMIT_DATA, held + memory_bytes, held + memory_bytes),
+        # The softer one ends it by a signal that tells why.
+        (resource.RLIMIT_CPU, timeout_s + 2, timeout_s + 4),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, 0, 0),
+    )
+    for kind, soft, hard in limits:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (limit, limit))
+            resource.setrlimit(kind, (soft, hard))
 
 
 def _die_with(parent: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from onnxadmm.memory import GIB
 _CHILD = Path(__file__).with_name("child.py")
 # A child may compute for so long; on a loaded machine the same work takes a multiple of that.
 _PATIENCE = 8
+# How the kernel ends a process whose CPU time is spent, where there is such a signal.
+_OUT_OF_TIME = -int(getattr(signal, "SIGXCPU", 0))
 _DOING = {"check": "checking it", "probe": "running it once"}
 
 
@@ -51,10 +54,7 @@ def run_limited(task: str, payload: bytes, *, timeout_s: float, memory_bytes: in
     try:
         answer, _ = child.communicate(timeout=timeout_s * _PATIENCE)
     except subprocess.TimeoutExpired:
-        raise ModelError(
-            f"the model takes too long: {_DOING[task]} was stopped after {timeout_s * _PATIENCE:.0f} s; "
-            "use a smaller model or fixed, smaller input sizes"
-        ) from None
+        raise _too_long(task, timeout_s * _PATIENCE) from None
     finally:
         # Also when this process is interrupted: nothing may outlive the call.
         child.kill()
@@ -63,12 +63,21 @@ def run_limited(task: str, payload: bytes, *, timeout_s: float, memory_bytes: in
         if child.stdout is not None:
             with contextlib.suppress(OSError):
                 child.stdout.close()
+    if child.returncode and child.returncode == _OUT_OF_TIME:
+        raise _too_long(task, timeout_s)
     if child.returncode != 0 or not answer:
         raise ModelError(
             f"the model is damaged or too large: {_DOING[task]} ended a process limited to "
             f"{memory_bytes / GIB:.1f} GiB of memory ({_ending(child.returncode)}); export it again"
         )
     return answer
+
+
+def _too_long(task: str, seconds: float) -> ModelError:
+    return ModelError(
+        f"the model takes too long: {_DOING[task]} was stopped after {seconds:.0f} s; "
+        "use a smaller model or fixed, smaller input sizes"
+    )
 
 
 def _as_file(payload: bytes) -> IO[bytes]:
@@ -89,8 +98,6 @@ def _environment() -> dict[str, str]:
 
 
 def _ending(code: int) -> str:
-    import signal
-
     if code < 0:
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name

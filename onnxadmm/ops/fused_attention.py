@@ -108,7 +108,9 @@ class FusedAttention(Operator):
         import torch.nn.functional as F  # noqa: N812
 
         beside = {"a mask": 3, "a cache": 4, "a bias of the products": 5}
-        _refuse(node, {what: optional_input(node, port) is not None for what, port in beside.items()})
+        _refuse(
+            node, {what: optional_input(node, port) is not None for what, port in beside.items()}
+        )
         x, w, b = (scope.tensor(optional_input(node, port)) for port in (0, 1, 2))
         all_three = scope.call(F.linear, x, scope.call(torch.t, w), b)
         weight = node.inputs[1]

@@ -47,8 +47,12 @@ class Analysis:
     layers: dict[str, list[str]]
 
 
-def analyse(model: ir.Model) -> Analysis:
+def analyse(model: ir.Model, spec: Spec | None = None) -> Analysis:
     """Probe and label a model.
+
+    Args:
+        model: The graph; it isn't changed.
+        spec: What is planned: whether heads go as a whole.
 
     Raises:
         UnsupportedError: It holds no weights: there is nothing to compress.
@@ -57,7 +61,8 @@ def analyse(model: ir.Model) -> Analysis:
     layers = ops.layer_weights(model)
     if not layers:
         raise UnsupportedError("the model holds no weights in any layer: nothing to compress")
-    labelling = label(model, seen)
+    rules = [] if spec is None else [p for p in spec.prune if p.structure == "channel"]
+    labelling = label(model, seen, whole_heads=any(p.heads == "whole" for p in rules))
     return Analysis(seen, labelling, classify(labelling, seen), layers)
 
 

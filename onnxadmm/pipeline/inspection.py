@@ -104,7 +104,7 @@ def inspect(
         request = resolve(model, spec, overrides)
         planned, graph, name = request.spec, request.model, request.name
         stored_bytes = request.stored_bytes
-    analysis = analyse(graph)
+    analysis = analyse(graph, planned)
     original = account(graph, analysis.probe)
     if stored_bytes is not None:
         original = replace(original, file_bytes=stored_bytes)

@@ -53,7 +53,7 @@ class Masters:
         Raises:
             UnsupportedError: It holds no weights.
         """
-        found = analyse(self.request.model)
+        found = analyse(self.request.model, self.request.spec)
         for graph in (self._original, self.request.model):
             complete_outputs(graph, found.probe.shapes)
         return found

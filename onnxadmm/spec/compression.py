@@ -71,6 +71,11 @@ class Prune(Section):
         description="Whether channels may go that a normalisation or mean is computed over; it is taken "
         "over those that stay.",
     )
+    heads: Literal["dimensions", "whole"] = Field(
+        "dimensions",
+        description="What goes of attention heads: dimensions, the same of each head, or whole heads. One entry "
+        "that says whole says it for the model.",
+    )
 
     @property
     def high_rate(self) -> bool:

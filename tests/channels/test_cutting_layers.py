@@ -15,6 +15,8 @@ from test_cutting import classes_of, cut_half, feeds
 from onnxadmm.channels import dead_labels
 from onnxadmm.compact import cut_channels, mask_channels, prove
 from onnxadmm.graph import probe
+from onnxadmm.pipeline.analysis import analyse
+from onnxadmm.spec import parse_spec
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -158,6 +160,45 @@ def test_what_is_stretched_from_one_number_goes_with_what_it_meets():
     # The head has seven units of its own.
     assert sorted(free(classes).values()) == [6, 7, 8]
     assert probe(cut).shapes[turned][1] == 8
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_whole_heads_go_where_the_spec_says_so(joined):
+    b = Builder(0, 3, 4)
+    b.conv(8)
+    if joined:
+        # Queries, keys and values out of one product, as ViT has it.
+        x = b.tokens()
+        all_three = b.node("MatMul", x, b.weight(8, 60))
+        split = b.node("Reshape", all_three, b.constant([0, 16, 3, 4, 5]))
+        turned = b.node("Transpose", split, perm=[2, 0, 3, 1, 4])
+        q, k, v = (b.node("Gather", turned, b.constant(n), axis=0) for n in range(3))
+        scores = b.node("MatMul", q, b.node("Transpose", k, perm=[0, 1, 3, 2]))
+        mixed = b.node("MatMul", b.node("Softmax", scores, axis=-1), v)
+        back = b.node("Transpose", mixed, perm=[0, 2, 1, 3])
+        merged = b.node("Reshape", back, b.constant([0, 16, 20]))
+        b.from_tokens(b.node("MatMul", merged, b.weight(20, 8)))
+    else:
+        b.attention(heads=4, width=5)
+    b.head("flatten")
+    model = b.model()
+    sizes = {}
+    for heads in ("dimensions", "whole"):
+        entry = {"structure": "channel", "amount": 0.5, "heads": heads}
+        analysis = analyse(model, parse_spec({"version": 1, "prune": [entry]}))
+        classes = [c for c in analysis.classes if not c.fixed]
+        sizes[heads] = sorted(c.size for c in classes)
+        kept = {c.name: np.arange(c.size) % 2 == 0 for c in classes}
+        dead = dead_labels(classes, kept)
+        cut = cut_channels(model, analysis.labelling, analysis.probe, dead)
+        prove(mask_channels(model, analysis.labelling, dead), cut, feeds(model))
+        shapes = probe(cut).shapes
+        scores = next(n for n in cut.graph if n.op_type == "Softmax").outputs[0].name
+        assert shapes[scores][1] == (2 if heads == "whole" else 4)
+    # Elements of a head, of queries with keys and of values (one class where one product makes all); or heads.
+    more = [8] if joined else []
+    assert sizes["dimensions"] == sorted([5, *([] if joined else [5]), 7, 8, *more])
+    assert sizes["whole"] == [4, 7, 8, *more]
 
 
 def test_peepholes_lengths_and_other_activations_are_cut_too():
