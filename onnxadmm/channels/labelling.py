@@ -156,6 +156,10 @@ class _Scope:
     def take_live(self, node: ir.Node) -> None:
         self._live.add(next(v.name for v in node.outputs if v.name))
 
+    def replaced(self, node: ir.Node) -> bool:
+        name = node.outputs[0].name
+        return name in self._inside or name in self._shuffles
+
     def produce(self, node: ir.Node, labels: Labels) -> None:
         self._made.append((node.name or node.outputs[0].name or "", labels))
 
@@ -223,11 +227,12 @@ class _Scope:
             self.axes(node.outputs[0])
             return
         name = node.outputs[0].name if node.outputs else None
-        if name in self._inside or self._only_shapes_shuffles(node):
+        if name in self._inside:
             self.assign(node.outputs[0], [unlabelled(n) for n in self.shape(node.outputs[0])])
             return
         if name in self._shuffles:
             shuffle = self._shuffles[name]
+            self._meet_targets(shuffle)
             axes = list(self.axes(shuffle.source))
             axes[shuffle.axis] = axes[shuffle.axis][shuffle.order]
             self.assign(node.outputs[0], axes)
@@ -248,26 +253,16 @@ class _Scope:
                 self._statistics.add(held.name or "")
         operator.labels(node, self)
 
-    def _only_shapes_shuffles(self, node: ir.Node) -> bool:
-        """Whether a Shape is read for the targets of shuffles alone: it goes when they do."""
-        if node.op_type != "Shape" or not self._shuffles:
-            return False
-        pending, seen = [node.outputs[0]], set()
-        while pending:
-            value = pending.pop()
-            if value.is_graph_output():
-                return False
-            for user, port in value.uses():
-                made = user.outputs[0].name
-                if user.op_type == "Reshape" and port == 1:
-                    if made not in self._inside and made not in self._shuffles:
-                        return False
-                elif user.op_type not in _SIZE_ARITHMETIC:
-                    return False
-                elif made not in seen:
-                    seen.add(made)
-                    pending.append(user.outputs[0])
-        return True
+    def _meet_targets(self, shuffle: Shuffle) -> None:
+        """Couple a shuffled axis with the sizes that the shuffle's shapes are computed from.
+
+        Those shapes go when the shuffle loses channels, and must not change when it doesn't.
+        """
+        labels = self.axes(shuffle.source)[shuffle.axis]
+        for node in shuffle.reshapes:
+            for size in ops.sizes_in(node.inputs[1], self):
+                if self.axes(size.value)[size.axis].any():
+                    ops.meet_size(node, labels, size, self)
 
     def result(self) -> Labelling:
         roots = np.array([self._root(i) for i in range(len(self._parent))], np.int64)
@@ -356,19 +351,6 @@ class _Scope:
             self.fix(rows[:, 0], f"{ops.describe(node)} merges these channels with others")
             return
         result[axis] = rows[:, 0].astype(np.int64)
-
-
-_SIZE_ARITHMETIC = {
-    "Add",
-    "Cast",
-    "Concat",
-    "Div",
-    "Gather",
-    "Mul",
-    "Slice",
-    "Squeeze",
-    "Unsqueeze",
-}
 
 
 def _varying(moved: Array) -> list[int]:

@@ -29,12 +29,14 @@ class Shuffle:
         axis: Its axis.
         order: Index of the source for each index of the result.
         between: Names of the two values inside, which nothing else reads.
+        reshapes: The first and the last of its nodes.
     """
 
     source: ir.Value
     axis: int
     order: Array
     between: tuple[str, str]
+    reshapes: tuple[ir.Node, ir.Node]
 
 
 def find_shuffles(model: ir.Model, probe: Probe) -> dict[str, Shuffle]:
@@ -72,7 +74,7 @@ def _shuffle(last: ir.Node, probe: Probe) -> Shuffle | None:
         places = np.arange(whole[axis]).reshape(parts[axis : axis + count])
         turned = places.transpose([a - axis for a in inside]).reshape(-1)
         between = (split.outputs[0].name or "", turn.outputs[0].name or "")
-        return Shuffle(source, axis, turned, between)
+        return Shuffle(source, axis, turned, between, (split, last))
     return None
 
 

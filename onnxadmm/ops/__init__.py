@@ -64,6 +64,7 @@ from onnxadmm.ops.roles import (
     roles,
     weights,
 )
+from onnxadmm.ops.sizes import meet_size, sizes_in
 from onnxadmm.ops.windows import Window, kernel_window
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "layer_weights",
     "linear",
     "losses",
+    "meet_size",
     "movement",
     "normalization",
     "padding",
@@ -119,6 +121,7 @@ __all__ = [
     "selection",
     "sequences",
     "sizes",
+    "sizes_in",
     "slicing",
     "spectra",
     "transposed",

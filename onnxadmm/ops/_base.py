@@ -76,6 +76,9 @@ class LabelScope(Protocol):
         `run` takes one array for each input that the node has and returns the outputs' arrays.
         """
 
+    def replaced(self, node: ir.Node) -> bool:
+        """Whether the node is part of a shuffle, which another node replaces when channels go."""
+
     def produce(self, node: ir.Node, labels: Labels) -> None:
         """Say that this node makes these channels: it is the layer that a user would name."""
 

@@ -72,6 +72,14 @@ def entries(value: ir.Value | None, scope: _Shapes) -> list[Entry] | None:
     return None if value is None else _Reader(scope).entries(value)
 
 
+def sizes_in(value: ir.Value | None, scope: _Shapes) -> set[Size]:
+    """Return the sizes that an integer tensor of rank 0 or 1 is computed from, as far as that is followed."""
+    found: set[Size] = set()
+    for entry in entries(value, scope) or ():
+        found |= {entry} if isinstance(entry, Size) else _unknown(entry).sizes
+    return found
+
+
 def freezes(node: ir.Node) -> bool:
     """Whether the node makes a number of a size to calculate with, which a cut must not change."""
     return node.op_type == "Cast" and integer(node, "to", 0) not in _WHOLE
@@ -137,8 +145,14 @@ def settled(value: ir.Value | None, scope: LabelScope) -> np.ndarray[Any, Any] |
 class _Reader:
     """Reads integer tensors element by element, each value once."""
 
-    def __init__(self, scope: _Shapes, settled: Settled | None = None) -> None:
+    def __init__(
+        self,
+        scope: _Shapes,
+        settled: Settled | None = None,
+        replaced: Callable[[ir.Node], bool] | None = None,
+    ) -> None:
         self._scope = scope
+        self._replaced = replaced or (lambda _node: False)
         self._settled = settled or (lambda _value, _axis: False)
         self._memo: dict[ir.Value, list[Entry] | None] = {}
         self._depth = 0
@@ -194,6 +208,8 @@ class _Reader:
             return True
         if node.op_type == "Slice" and port in (1, 2):
             return known(held, self._scope, settled) is not None
+        if (node.op_type, port) == ("Reshape", 1) and self._replaced(node):
+            return True
         # The rule of a target must see what this walk sees, or it couples nothing. A scale by the root of
         # a head's size ends in a Cast, whose rule keeps the number as it was.
         if (node.op_type, port) in _TARGETS:
@@ -366,7 +382,7 @@ class Shape(Operator):
         """Fix the channels whose number is used for anything but a shape."""
         x = node.inputs[0]
         assert x is not None
-        reader = _Reader(scope)
+        reader = _Reader(scope, replaced=scope.replaced)
         axes = scope.axes(x)
         for a in read_axes(node, len(axes)):
             if axes[a].any() and not reader.shapes_only(

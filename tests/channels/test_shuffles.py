@@ -157,3 +157,29 @@ def test_shared_vectors_of_one_number_tie_nothing():
     assert {"b1", "b2"} <= set(model.graph.initializers)
     _, classes, _ = cut_and_prove(model, 0)
     assert [c.size for c in classes if not c.fixed] == [6, 6]
+
+
+@pytest.mark.parametrize("measured", ["a", "b"])
+def test_a_shuffle_whose_shapes_are_computed_goes_with_the_size_that_they_read(measured):
+    """The shapes go when the shuffle loses channels, and hold when it doesn't: both are coupled."""
+    rng = np.random.default_rng(0)
+    body = f"""
+        a = Conv(x, first) b = Conv(x, other)
+        s = Shape({measured})
+        i = Constant <value_ints = [1]> () two = Constant <value_ints = [2]> ()
+        zero = Constant <value_ints = [0]> () area = Constant <value_ints = [5, 4]> ()
+        n = Gather(s, i) h = Div(n, two)
+        p = Concat <axis = 0> (zero, two, h, area) q = Concat <axis = 0> (zero, n, area)
+        c = Reshape(a, p) d = Transpose <perm = [0, 2, 1, 3, 4]> (c) e = Reshape(d, q)
+        u = Conv(e, second) v = Conv(b, third)
+        y = Add(u, v)"""
+    weights = {
+        "first": rng.standard_normal((6, 2, 1, 1)).astype(F),
+        "other": rng.standard_normal((6, 2, 1, 1)).astype(F),
+        "second": rng.standard_normal((3, 6, 1, 1)).astype(F),
+        "third": rng.standard_normal((3, 6, 1, 1)).astype(F),
+    }
+    _, classes, labelling = cut_and_prove(graph(body, weights), 0)
+    assert labelling.shuffles
+    free = [c.size for c in classes if not c.fixed]
+    assert free == ([6, 6] if measured == "a" else [6])
