@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,19 +80,23 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
             "the cut model can't be proven equal to the masked one: an output is not finite on every random "
             "input; give real samples in the spec's data"
         )
-    untested = still.names
+    untested, also = still.names, ""
     if untested or not worst <= TOLERANCE:
-        # Decisions over channels that went have another shape: then nothing is explained.
-        with contextlib.suppress(OnnxadmmError):
+        inner: _Inner | None = None
+        try:
             inner = _with_the_same_decisions(masked, cut, feeds)
-            if inner is not None and not worst <= TOLERANCE:
-                worst = inner.apart
-            elif inner is not None and inner.telling and math.isfinite(inner.apart):
-                worst, untested = max(worst, inner.apart), []
+        except OnnxadmmError as e:
+            # Decisions over channels that went have another shape: then nothing is explained.
+            also = f"; with the same decisions they can't be compared: {one_line(str(e), 120)}"
+        if inner is not None and not worst <= TOLERANCE:
+            worst = inner.apart
+        elif inner is not None and inner.telling and math.isfinite(inner.apart):
+            worst, untested = max(worst, inner.apart), []
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"the cut model differs from the masked one by {worst:.2g} of the largest output "
-            f"{one_line(names[0], 40)!r} (allowed {TOLERANCE:g}); this is a bug in onnxadmm, please report the model"
+            f"{one_line(names[0], 40)!r} (allowed {TOLERANCE:g}){also}; this is a bug in onnxadmm, please report "
+            "the model"
         )
     if names and len(untested) == len(names):
         raise UnsupportedError(
