@@ -120,33 +120,53 @@ def _project_row(x: Array, table: Array) -> tuple[Array, float]:
     middles = (table[1:] + table[:-1]) / 2
     if not len(middles):
         return np.full(len(x), table[0]), float(x.mean() / table[0])
-    low, high = _bounds(x, table, middles)
-    steps, squares = np.diff(table), np.diff(np.square(table))
-    rank = np.searchsorted(middles, x / high, side="left")
-    best_gain, best_rank = _gain(x, table[rank]), rank
+    uniform = bool((table == np.arange(len(table))).all())
+    low, high = _bounds(x, table, middles, uniform=uniform)
+    squares = np.diff(np.square(table))
+    steps = np.diff(table)
+    rank = _rank(x / high, middles, uniform=uniform)
+    chosen = table[rank]
+    best_gain = _gain(x, chosen)
     for end in _ends(x, middles, rank, low, high):
-        until = np.searchsorted(middles, x / end, side="right")
-        rises = until - rank
-        element = np.repeat(np.arange(len(x)), rises)
-        # The levels that an element rises to from this end of the range to the other.
-        first = np.cumsum(rises) - rises
-        to = np.arange(len(element)) - np.repeat(first - rank, rises)
-        scale = x[element] / middles[to]
-        order = np.argsort(scale)[::-1]
-        scale, element, to = scale[order], element[order], to[order]
+        until = _rank(x / end, middles, uniform=uniform)
+        events = _events(x, middles, rank, until)
+        to = events.view(np.uint64) & _LEVEL_BITS
+        at = (events.view(np.uint64) & ~_LEVEL_BITS).view(np.float64)
         level = table[rank]
-        product = x @ level + np.cumsum(x[element] * steps[to])
+        product = x @ level + np.cumsum(at * middles[to] * steps[to])
         energy = level @ level + np.cumsum(squares[to])
         gain = np.square(product) / energy
-        # Equal events happen together: within them the order is the sorting's own.
-        gain[:-1][scale[:-1] == scale[1:]] = -1.0
-        at = int(gain.argmax()) if len(gain) else 0
-        if len(gain) and gain[at] > best_gain:
-            best_gain = float(gain[at])
-            best_rank = rank + np.bincount(element[: at + 1], minlength=len(x))
+        # Equal events happen together.
+        gain[:-1][at[:-1] == at[1:]] = -1.0
+        best = int(gain.argmax()) if len(gain) else 0
+        if len(gain) and gain[best] > best_gain:
+            best_gain = float(gain[best])
+            after = at[best + 1] if best + 1 < len(at) else end
+            chosen = table[_rank(x / ((at[best] + after) / 2), middles, uniform=uniform)]
         rank = until
-    chosen = table[best_rank]
     return chosen, float(x @ chosen / (chosen @ chosen))
+
+
+_LEVEL_BITS = np.uint64(127)
+"""The last bits of an event's scale give way to the level that the weight rises from: one sort orders both."""
+
+
+def _events(x: Array, middles: Array, rank: Array, until: Array) -> Array:
+    """Return the scales at which weights rise from rank to until, the largest first, with `_LEVEL_BITS`."""
+    rises = until - rank
+    first = np.cumsum(rises) - rises
+    to = np.arange(int(rises.sum())) - np.repeat(first - rank, rises)
+    at = (np.repeat(x, rises) / middles[to]).view(np.uint64)
+    # Positive floats are in the order of their bits.
+    packed = np.sort((at & ~_LEVEL_BITS) | to.astype(np.uint64))
+    return packed[::-1].view(np.float64)
+
+
+def _rank(scaled: Array, middles: Array, *, uniform: bool) -> Array:
+    """Return how many of the middles between levels each of `scaled` [C] has reached."""
+    if uniform:
+        return np.minimum(np.floor(scaled + 0.5), len(middles)).astype(np.int64)
+    return np.searchsorted(middles, scaled, side="right")
 
 
 def _gain(x: Array, levels: Array) -> float:
@@ -155,13 +175,12 @@ def _gain(x: Array, levels: Array) -> float:
     return float(x @ levels) ** 2 / energy if energy > 0 else -1.0
 
 
-def _bounds(x: Array, table: Array, middles: Array) -> tuple[float, float]:
+def _bounds(x: Array, table: Array, middles: Array, *, uniform: bool) -> tuple[float, float]:
     """Return scales between which the best one lies: see the module's docstring."""
     top, energy = table[-1], float(x @ x)
     gain = 0.0
     for share in STARTS:
-        levels = table[np.searchsorted(middles, x * (top / share), side="left")]
-        gain = max(gain, _gain(x, levels))
+        gain = max(gain, _gain(x, table[_rank(x * (top / share), middles, uniform=uniform)]))
     known = (energy - gain) + 1e-9 * energy
     # Below `low` the weights beyond the last level alone cost more than the member that is known.
     low, inside = 0.0, 1.0 / top
@@ -169,20 +188,16 @@ def _bounds(x: Array, table: Array, middles: Array) -> tuple[float, float]:
         middle = (low + inside) / 2
         beyond = np.maximum(x - middle * top, 0.0)
         low, inside = (middle, inside) if float(beyond @ beyond) > known else (low, middle)
-    half = int(top) // 2
-    uniform = bool((table == np.arange(len(table))).all())
-    # The largest weight rises above half of the levels at this scale, to the first of all levels at the other.
-    return low, 1 / (half + 0.5) if uniform else 2 / middles[0]
+    # Above `high` the largest weight is below half of the levels, or on the first one.
+    return low, 1 / (int(top) // 2 + 0.5 - 1e-9) if uniform else 2 / middles[0]
 
 
 def _ends(x: Array, middles: Array, rank: Array, low: float, high: float) -> list[float]:
     """Return where to cut the range of scales so that no piece holds too many events; the last is its end."""
-    least = max(low, np.finfo(np.float64).tiny)
+    least = max(low, float(np.finfo(np.float64).tiny))
     reach = np.searchsorted(middles, x / least, side="right")
     pieces = -(-int((reach - rank).sum()) // BATCH_EVENTS)
-    if pieces <= 1:
-        return [least]
     # Events lie evenly over 1 / α, as far as levels are even.
-    floor = max(least, float(x[x > 0].min()) / middles[-1] / 2)
-    inverse = np.linspace(1 / high, 1 / floor, pieces + 1)[1:-1]
+    far = 1 / max(least, 1 / (middles[-1] * 2**HALVINGS))
+    inverse = np.linspace(1 / high, far, max(pieces, 1) + 1)[1:-1]
     return [*(float(1 / v) for v in inverse), least]

@@ -139,7 +139,8 @@ def test_levels_that_were_trained_are_those_of_the_int8_weights(workplace):
     held = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
     stored = []
     for node in proto.graph.node:
-        if node.op_type == "DequantizeLinear" and held.get(node.input[0], held).dtype == np.int8:
+        content = held.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and content is not None and content.dtype == np.int8:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
             codes, scales = held[node.input[0]], held[node.input[1]]
             shape = [-1 if i == axis else 1 for i in range(codes.ndim)]
