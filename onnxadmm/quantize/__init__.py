@@ -12,7 +12,8 @@ from onnxadmm.quantize.levels import (
     project_levels,
     uniform_levels,
 )
-from onnxadmm.quantize.qdq import OnLevels, Quantized, integer_layers, quantize
+from onnxadmm.quantize.placing import integer_layers
+from onnxadmm.quantize.qdq import OnLevels, Quantized, quantize
 
 __all__ = [
     "BINARY",

@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from onnxadmm.bench import open_isolated, run
 from onnxadmm.errors import DataError, one_line
+from onnxadmm.quantize.clipping import least_divergence, least_squared_error
 from onnxadmm.spec import ActivationQuantization
 
 Array = np.ndarray[Any, Any]
 
 RESERVOIR = 1 << 20
-"""Values of one tensor that are kept for percentiles; more are thinned at a fixed stride."""
+"""Values of one tensor that are kept to choose its range; more are thinned at a fixed stride."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,7 @@ def observe(
 
     Args:
         model: The float graph; it isn't changed.
-        tensors: Names of float values to watch, each with how: min-max, or a percentile of the values on
-            each side.
+        tensors: Names of float values to watch, each with how its range is chosen.
         feeds: Batches of real inputs.
 
     Raises:
@@ -88,7 +88,11 @@ def _record(
 
 def _range(values: Array, extremes: tuple[float, float], settings: ActivationQuantization) -> Range:
     low, high = extremes
-    if settings.calibrate == "percentile":
+    if settings.calibrate == "mse":
+        low, high = least_squared_error(values, low, high)
+    elif settings.calibrate == "entropy":
+        low, high = least_divergence(values, low, high)
+    elif settings.calibrate == "percentile":
         tail = (100 - settings.percentile) / 2 if low < 0 else 100 - settings.percentile
         high = float(np.percentile(values, 100 - tail))
         low = float(np.percentile(values, tail)) if low < 0 else 0.0

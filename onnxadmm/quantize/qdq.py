@@ -19,19 +19,12 @@ from onnxadmm.graph import clear_stale, constant_of
 from onnxadmm.graph.holding import drop_unread, fresh, hold
 from onnxadmm.quantize.calibration import Range, observe
 from onnxadmm.quantize.levels import Levels, level_table, nearest_levels, project_levels
-from onnxadmm.spec import ActivationQuantization, Quantize
+from onnxadmm.quantize.placing import CARRIED, LAYERS, PER_AXIS_SINCE, choose, name_of, placed
+from onnxadmm.spec import Quantize
 
 Array = np.ndarray[Any, Any]
 
-# Operators with an integer kernel: input port of the activation, of the weight, of the bias.
-_LAYERS = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1, None)}
-# What ONNX Runtime folds into the quantization that follows it.
-_FUSED = {"Relu", "Clip"}
-# What hands quantized values on: one scale serves both sides.
-_CARRIED = {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
-
 QUANTIZE_LINEAR_SINCE = 10
-PER_AXIS_SINCE = 13
 
 
 @dataclass(frozen=True)
@@ -62,12 +55,6 @@ class Quantized:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    node: ir.Node
-    rule: Quantize
-
-
 def quantize(
     model: ir.Model,
     rules: Sequence[tuple[Quantize, set[str]]],
@@ -94,7 +81,7 @@ def quantize(
             f"{PER_AXIS_SINCE} or newer, or drop `quantize`"
         )
     result = model.clone()
-    chosen = _choose(result, rules)
+    chosen = choose(result, rules)
     if not chosen:
         raise SpecError(
             "quantize: no layer that it names can be int8 (Conv, Gemm, MatMul with a float32 weight); "
@@ -107,7 +94,7 @@ def quantize(
             f"opset {opset} has no scales by channel (since {PER_AXIS_SINCE}): weights have one scale a tensor"
         )
     writer = _Writer(result, trained or {}, by_axis=by_axis)
-    activations = _activations(chosen)
+    activations = placed(result.graph, chosen)
     ranges = observe(model, activations, feeds)
     for name, how in activations.items():
         writer.pair(name, ranges[name], signed=bool(how.signed))
@@ -117,76 +104,7 @@ def quantize(
     writer.drop_unread()
     clear_stale(result)
     result.graph.sort()
-    return Quantized(result, tuple(_name(c.node) for c in chosen), tuple(notes))
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or node.outputs[0].name or ""
-
-
-def _choose(model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]) -> list[_Chosen]:
-    chosen: list[_Chosen] = []
-    for node in model.graph:
-        ports = _LAYERS.get(node.op_type)
-        if ports is None or node.domain not in ("", "ai.onnx"):
-            continue
-        weight = node.inputs[ports[1]]
-        content = constant_of(weight)
-        if (
-            content is None
-            or content.dtype != np.float32
-            or constant_of(node.inputs[0]) is not None
-        ):
-            continue
-        if node.op_type == "MatMul" and content.ndim != 2:  # noqa: PLR2004
-            continue
-        if node.op_type == "Gemm" and not _plain_gemm(node):
-            continue
-        matching = [rule for rule, names in rules if _name(node) in names]
-        if matching and matching[-1].int8 is not None:
-            chosen.append(_Chosen(node, matching[-1]))
-    return chosen
-
-
-def integer_layers(
-    model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]
-) -> tuple[set[str], bool]:
-    """Return the names of the nodes that `quantize` makes int8, and whether scales by channel are possible."""
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    return {_name(c.node) for c in _choose(model, rules)}, opset >= PER_AXIS_SINCE
-
-
-def _plain_gemm(node: ir.Node) -> bool:
-    """Whether ONNX Runtime's integer Gemm computes it: A as it is, alpha and beta 1, bias [N]."""
-    numbers = [node.attributes.get(n) for n in ("alpha", "beta")]
-    if any(a is not None and a.as_float() != 1.0 for a in numbers):
-        return False
-    trans_a = node.attributes.get("transA")
-    bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
-    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None  # noqa: PLR2004
-    plain_bias = not has_bias or (bias is not None and bias.ndim == 1)
-    return (trans_a is None or trans_a.as_int() == 0) and plain_bias
-
-
-def _activations(chosen: Sequence[_Chosen]) -> dict[str, ActivationQuantization]:
-    """Return the tensors to quantize, in graph order: what the layers read, and what they make.
-
-    A layer's own output is quantized behind the activation that ONNX Runtime fuses into it. A graph
-    output stays float: its reader expects the model's own values.
-    """
-    tensors: dict[str, ActivationQuantization] = {}
-    for c in chosen:
-        source, how = c.node.inputs[0], c.rule.int8
-        assert source is not None
-        assert how is not None
-        tensors.setdefault(source.name or "", how)
-        output = c.node.outputs[0]
-        uses = list(output.uses())
-        if len(uses) == 1 and uses[0][0].op_type in _FUSED and not output.is_graph_output():
-            output = uses[0][0].outputs[0]
-        if not output.is_graph_output():
-            tensors.setdefault(output.name or "", how)
-    return tensors
+    return Quantized(result, tuple(name_of(c.node) for c in chosen), tuple(notes))
 
 
 class _Writer:
@@ -220,7 +138,7 @@ class _Writer:
             source = node.inputs[0] if node.inputs else None
             origin = source.producer() if source is not None else None
             if (
-                node.op_type not in _CARRIED
+                node.op_type not in CARRIED
                 or origin is None
                 or origin.op_type != "DequantizeLinear"
             ):
@@ -256,7 +174,7 @@ class _Writer:
 
     def weight(self, node: ir.Node, rule: Quantize) -> None:
         """Store the node's weight as int8 and its bias as int32, on the grid of input times weight."""
-        _, port, bias_port = _LAYERS[node.op_type]
+        _, port, bias_port = LAYERS[node.op_type]
         value = node.inputs[port]
         assert value is not None
         axis = (

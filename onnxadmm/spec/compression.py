@@ -146,7 +146,11 @@ class ActivationQuantization(Section):
     """How activations are stored between operators."""
 
     bits: Annotated[Literal[8], BeforeValidator(whole)] = 8
-    calibrate: Literal["minmax", "percentile"] = "percentile"
+    calibrate: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+        "percentile",
+        description="The range that is told apart: all that was seen, all but the tails, or what loses least: in "
+        "squared error, or of the histogram's shape (Kullback-Leibler).",
+    )
     percentile: Annotated[float, Field(gt=50, le=100)] = Field(
         99.999, description="The share of values, in percent, that the range holds."
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from onnxadmm.errors import DataError
 from onnxadmm.quantize import Range, observe
+from onnxadmm.quantize.clipping import least_divergence, least_squared_error
 from onnxadmm.spec import ActivationQuantization
 
 
@@ -81,6 +82,52 @@ def test_a_percentile_of_signed_values_cuts_both_tails():
     found = watched([images(values)], ActivationQuantization(percentile=90.0))["x"]
     assert found.low == pytest.approx(-0.9, abs=0.01)
     assert found.high == pytest.approx(0.9, abs=0.01)
+
+
+def eight_bits(values, low, high):
+    step = (high - low) / 255
+    zero = np.rint(-low / step)
+    return (np.clip(np.rint(values / step), -zero, 255 - zero)) * step
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    outliers=st.integers(0, 3),
+    signed=st.booleans(),
+    size=st.sampled_from([50, 3000, 60_000]),
+)
+def test_the_least_squared_error_is_never_above_that_of_the_whole_range(
+    seed, outliers, signed, size
+):
+    rng = np.random.default_rng(seed)
+    values = rng.laplace(size=size)
+    values[:outliers] *= 30
+    values = values if signed else np.maximum(values, 0)
+    low, high = min(float(values.min()), 0.0), float(values.max())
+    bottom, top = least_squared_error(values, low, high)
+    assert low <= bottom <= 0 < top <= high
+    error = np.square(values - eight_bits(values, bottom, top)).sum()
+    assert error <= 1.02 * np.square(values - eight_bits(values, low, high)).sum()
+
+
+def test_outliers_are_cut_off_where_that_tells_the_others_apart():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.laplace(size=100_000), [300.0, -300.0]])
+    bottom, top = least_divergence(values, -300.0, 300.0)
+    assert -80 < bottom < -3
+    assert 3 < top < 80
+    even = rng.uniform(0, 1, 100_000)
+    assert least_divergence(even, 0.0, 1.0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("way", ["mse", "entropy"])
+def test_ranges_that_lose_least_hold_what_is_all_alike(way):
+    how = ActivationQuantization(calibrate=way)
+    assert watched([images(np.zeros(4000))], how)["x"] == Range(0.0, 0.0)
+    found = watched([images(np.full(4000, 2.5))], how)["x"]
+    assert found.low == 0
+    assert found.high == pytest.approx(2.5, rel=0.06)
 
 
 def test_values_that_are_nearly_all_zero_keep_their_range():

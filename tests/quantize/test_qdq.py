@@ -309,3 +309,25 @@ def test_a_layer_whose_output_is_the_graphs_keeps_it_float():
     assert result.model.graph.outputs[0].producer().op_type == "Conv"
     assert result.model.graph.outputs[0].name == model.graph.outputs[0].name
     assert relative_error(model, result.model) < 0.03
+
+
+def test_sums_and_joins_and_poolings_between_int8_layers_run_on_integers(tmp_path):
+    b = Builder(0, 3, 8)
+    b.conv(8)
+    b.activation("Relu")
+    b.residual()
+    left = b.value
+    right = b.node("Conv", left, b.constant(b.rng.standard_normal((8, 8, 1, 1)) / 3, np.float32))
+    b.value = b.node("Concat", left, right, axis=1)
+    b.value = b.node("AveragePool", b.value, kernel_shape=[2, 2], strides=[2, 2])
+    b.value = b.node("GlobalAveragePool", b.value)
+    b.value = b.node("Flatten", b.value)
+    b.value = b.node("MatMul", b.value, b.constant(b.rng.standard_normal((16, 5)) / 4, np.float32))
+    model = b.model()
+    result = to_int8(model).model
+    ran = executed(result, tmp_path)
+    for op in ("QLinearAdd", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool"):
+        assert op in ran, ran
+    assert not {"Add", "Concat", "AveragePool", "GlobalAveragePool", "Conv"} & set(ran)
+    assert ran.count("QuantizeLinear") == 1
+    assert relative_error(model, result) < 0.1
