@@ -8,12 +8,25 @@ The scaled dual must be rescaled at each change, U ← U · ρ_old/ρ_new; the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onnxadmm.spec import Rho
 
 AUTO = Rho(initial=1e-3, growth=1.3, maximum=3.0)
-"""The bounds of `rho: auto`; the growth is chosen so that the maximum is reached at the last update."""
+"""The bounds of `rho: auto`; how fast it grows follows from the number of updates."""
+
+AIM = 0.3
+"""`auto` grows evenly to this over `APPROACH` of its changes, and beyond only where the gap stays.
+
+With ρ higher nothing is gained where W is at Z already: what is outside the set is gone, and what is inside is held
+where it was at the last update instead of learning to make up for the rest. Measured on LeNet-5 at 246 times fewer
+weights: 98.5 % with 0.1 and 0.3, 98.4 % with 3, on a quarter of the data.
+"""
+
+APPROACH = 0.75
+GAP = 0.1
+"""A relative primal residual above this is a gap that `auto` closes with what is left of its updates."""
 
 IMBALANCE = 10.0
 """Residual balancing acts when one residual is this many times the other (Boyd et al., eq. 3.13)."""
@@ -27,8 +40,9 @@ class Penalty:
         initial: ρ of the first W-step.
         growth: Factor of a change.
         maximum: ρ never grows beyond it.
-        policy: As in the spec (`Rho.policy`).
-        stretch: staged: updates between two changes.
+        policy: As in the spec (`Rho.policy`), or `auto`.
+        stretch: staged: updates between two changes. auto: changes until `AIM`.
+        finish: auto: factor of a change beyond `AIM`.
     """
 
     initial: float
@@ -36,6 +50,7 @@ class Penalty:
     maximum: float
     policy: str = "accelerated"
     stretch: int = 1
+    finish: float = 1.0
 
     def following(self, rho: float, primal: float, dual: float, update: int = 1) -> float:
         """Return ρ after an update.
@@ -50,6 +65,8 @@ class Penalty:
         lags, leads = primal > IMBALANCE * dual, dual > IMBALANCE * primal
         if self.policy == "constant":
             factor = 1.0
+        elif self.policy == "auto" and update > self.stretch:
+            factor = self.finish if primal > GAP else 1.0
         elif self.policy == "staged":
             factor = self.growth if update % self.stretch == 0 else 1.0
         elif self.policy == "balanced":
@@ -64,11 +81,19 @@ class Penalty:
 def make_penalty(rho: Rho | str, updates: int) -> Penalty:
     """Return the rule for a run of so many Z/U updates.
 
-    `auto` spreads the growth from its initial to its maximal value over the updates there are, so that
-    a short run and a long one both end with W at Z.
+    `auto` spreads its growth over the updates there are, so that a short run and a long one both end with W
+    near Z.
     """
     if isinstance(rho, Rho):
         stretch = max(1, -(-updates // rho.stages))
         return Penalty(rho.initial, rho.growth, rho.maximum, rho.policy, stretch)
-    growth = (AUTO.maximum / AUTO.initial) ** (1 / max(updates - 1, 1))
-    return Penalty(AUTO.initial, growth, AUTO.maximum)
+    changes = max(updates - 1, 1)  # the one after the last update moves no weight
+    approach = math.ceil(APPROACH * changes)
+    return Penalty(
+        AUTO.initial,
+        (AIM / AUTO.initial) ** (1 / approach),
+        AUTO.maximum,
+        "auto",
+        stretch=approach,
+        finish=(AUTO.maximum / AIM) ** (1 / max(changes - approach, 1)),
+    )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxadmm.admm import CoupledChannels, Penalty, Solver, Unstructured, make_penalty
-from onnxadmm.admm.penalty import AUTO, IMBALANCE
+from onnxadmm.admm.penalty import AIM, APPROACH, AUTO, GAP, IMBALANCE
 from onnxadmm.channels import Slice
 from onnxadmm.spec import Rho
 
@@ -188,25 +188,28 @@ def test_a_quadratic_ends_at_its_known_optimum(rho):
 
 @settings(deadline=None)
 @given(updates=st.integers(1, 200), primal=st.floats(0, 1), dual=st.floats(0, 1))
-def test_auto_reaches_its_maximum_for_the_last_interval(updates, primal, dual):
+def test_auto_reaches_its_aim_and_its_maximum_where_the_gap_stays(updates, primal, dual):
     penalty = make_penalty("auto", updates)
     rho, seen = penalty.initial, []
-    for _ in range(updates):
+    for update in range(1, updates + 1):
         seen.append(rho)
-        rho = penalty.following(rho, primal, dual)
+        rho = penalty.following(rho, primal, dual, update)
     assert seen == sorted(seen)
     assert max(seen) <= AUTO.maximum
     if updates > 1:
-        assert seen[-1] == pytest.approx(AUTO.maximum)
+        closing = primal > GAP and updates > 1 + math.ceil(APPROACH * (updates - 1))
+        assert seen[-1] == pytest.approx(AUTO.maximum if closing else AIM)
 
 
-def test_auto_grows_evenly_when_the_residuals_are_balanced():
-    penalty = make_penalty("auto", 4)
-    rho = penalty.initial
-    for step in range(1, 4):
-        rho = penalty.following(rho, 0.1, 0.1)
-        expected = AUTO.initial * (AUTO.maximum / AUTO.initial) ** (step / 3)
-        assert rho == pytest.approx(expected)
+def test_auto_stops_growing_beyond_its_aim_once_the_gap_is_closed():
+    penalty = make_penalty("auto", 9)
+    rho, seen = penalty.initial, []
+    for update, primal in enumerate([1, 1, 1, 1, 1, 1, 0.2, 0.05, 0.05], start=1):
+        rho = penalty.following(rho, primal, 0.0, update)
+        seen.append(rho)
+    even = [AUTO.initial * (AIM / AUTO.initial) ** (k / 6) for k in range(1, 7)]
+    assert seen[:6] == pytest.approx(even)
+    assert seen[6:] == pytest.approx([math.sqrt(AIM * AUTO.maximum)] * 3)
 
 
 def test_rho_grows_faster_while_the_primal_residual_lags():

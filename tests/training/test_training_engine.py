@@ -23,7 +23,7 @@ from runs import (
 )
 
 from onnxadmm.admm import CoupledChannels, kept_channels
-from onnxadmm.admm.penalty import AUTO
+from onnxadmm.admm.penalty import AIM
 from onnxadmm.errors import DivergedError, Interrupted
 from onnxadmm.spec import Objective, Optimizer
 from onnxadmm.training import CheckpointStore, plan_admm, plan_retraining, rates
@@ -155,9 +155,9 @@ def test_an_epoch_does_the_updates_that_were_asked_for(updates, expected):
     history = made.run().history
     assert len(done) == 2 * expected
     assert done == sorted(done)
-    # `auto` spends its last interval at the maximum, however few updates fit into an epoch.
-    assert done[-1] == pytest.approx(AUTO.maximum)
-    assert history[-1].rho == pytest.approx(AUTO.maximum)
+    # `auto` spends its last interval at its aim or beyond, however few updates fit into an epoch.
+    assert done[-1] > 0.999 * AIM
+    assert history[-1].rho > 0.999 * AIM
 
 
 def test_a_step_ends_early_once_the_residuals_are_small():
