@@ -29,13 +29,14 @@ from onnxadmm import ops
 from onnxadmm.graph import constant_of
 from onnxadmm.progress import Silent
 from onnxadmm.report import Report
-from onnxadmm.spec import read_spec
+from onnxadmm.spec import Spec, read_spec
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "lenet5.onnx"
 WEIGHTS = 430_500
 """Of the original, biases not counted, as the papers count."""
-LEARNING = ("train", "retrain")
+FLOAT_BITS = 32
+LEARNING = ("train", "retrain", "train on levels")
 
 
 class Printing(Silent):
@@ -76,35 +77,62 @@ def demo(spec: Path, output: Path) -> dict[str, Any]:
 
 def beside_magnitude(spec: Path, output: Path, seeds: int) -> dict[str, Any]:
     """Run a spec and its magnitude baseline, once a seed, and return what the papers' table shows."""
-    schedule = read_spec(spec).schedule
-    total = schedule.epochs + schedule.retrain
-    # Without ADMM epochs the original is projected: what is largest stays. The rest of the schedule retrains it.
-    baseline = ("schedule.epochs=0", f"schedule.retrain={total}", "benchmark.providers=[]")
+    learnt = read_spec(spec)
+    plain = baseline(learnt)
     found: dict[str, list[dict[str, Any]]] = {"admm": [], "magnitude": []}
     for seed in range(seeds):
-        for method, overrides in (("admm", ()), ("magnitude", baseline)):
+        for method, overrides in (("admm", ()), ("magnitude", plain)):
             print(f"{spec.stem}, {method}, seed {seed}", flush=True)
             folder = output / f"{spec.stem}-{method}-{seed}"
             result = run(spec, folder, (*overrides, f"seed={seed}"))
-            found[method].append({"seed": seed, **measured(result)})
+            found[method].append({"seed": seed, **measured(result, bits_of(learnt))})
             print(f"  accuracy {found[method][-1]['accuracy']:.4f}", flush=True)
     return {
         "table": tables.PAPERS,
         "original": result.report.original.metrics["accuracy"],
-        "epochs": schedule.epochs,
-        "retrain": schedule.retrain,
+        "epochs": epochs_of(learnt),
         **found,
         **circumstances(result.report),
     }
 
 
-def measured(result: onnxadmm.Result) -> dict[str, Any]:
-    """Return what one run reached; ratios are original over compressed, of what isn't zero."""
+def epochs_of(spec: Spec) -> list[int]:
+    """Return the epochs of a spec: ADMM and retraining, and again where levels follow."""
+    schedule = spec.schedule
+    levels = spec.level_epochs if spec.quantize else 0
+    epochs = [schedule.epochs, schedule.retrain] if spec.prune else []
+    return epochs + ([levels, schedule.retrain] if levels else [])
+
+
+def baseline(spec: Spec) -> tuple[str, ...]:
+    """Return what makes of a spec its baseline: one projection of the original, and as many epochs of retraining.
+
+    Without ADMM epochs the original is projected: what is largest stays. Levels take one step of ADMM, since without
+    any they would be rounded and not trained on.
+    """
+    epochs = epochs_of(spec)
+    retrain = sum(epochs) // (len(epochs) // 2)
+    levels = ["schedule.quantize={steps: 1}"] if spec.quantize and spec.level_epochs else []
+    return ("schedule.epochs=0", f"schedule.retrain={retrain}", "benchmark.providers=[]", *levels)
+
+
+def bits_of(spec: Spec) -> int:
+    """Return how many bits a weight takes: those of the widest levels, or a float's."""
+    return max((q.weights.resolved_bits for q in spec.quantize), default=FLOAT_BITS)
+
+
+def measured(result: onnxadmm.Result, bits: int) -> dict[str, Any]:
+    """Return what one run reached; ratios are original over compressed, of what isn't zero.
+
+    Weight data is what the papers call so: weights that aren't zero times their bits, without their places.
+    """
+    left = weights_left(result.pruned)
     report = result.report
     pruned, ratios = report.pruned or report.compressed, report.pruned_ratios or report.ratios
     return {
         "accuracy": report.compressed.metrics["accuracy"],
-        "weights": WEIGHTS / weights_left(result.pruned),
+        "weights": WEIGHTS / left,
+        "weight_data": WEIGHTS * FLOAT_BITS / (left * bits),
         "parameters": report.original.parameters / pruned.nonzero_parameters,
         "macs": ratios.macs,
         "file": report.ratios.file_bytes,

@@ -18,8 +18,8 @@ HEADERS = {
         "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---|"
     ),
     PAPERS: (
-        "| spec | weights | parameters | MACs | file | float faster, batch 1 / 64 | epochs | ADMM | magnitude | "
-        "ADMM loses | a run | measured |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+        "| spec | weights | weight data | parameters | MACs | file | float faster, batch 1 / 64 | epochs | ADMM | magnitude | "
+        "ADMM loses | a run | measured |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
     ),
 }
 
@@ -52,11 +52,12 @@ def papers_row(spec: str, r: Mapping[str, Any]) -> str:
     cells = [
         f"`{spec}`",
         formatting.ratio(min(run["weights"] for run in runs)),
+        formatting.ratio(min(run["weight_data"] for run in runs)),
         formatting.ratio(min(run["parameters"] for run in runs)),
         formatting.ratio(min(run["macs"] for run in runs)),
         formatting.ratio(min(run["file"] for run in runs)),
         _speed(runs[0]["float_speedup"]),
-        f"{r['epochs']} + {r['retrain']}",
+        " + ".join(str(e) for e in r["epochs"]),
         accuracies(reached),
         accuracies([run["accuracy"] for run in r["magnitude"]]),
         f"{100 * (r['original'] - statistics.fmean(reached)):.2f} points",
