@@ -9,8 +9,9 @@ from onnxadmm.memory import available_bytes
 CHUNK_BYTES = 1 << 20
 # Deflate can't expand further (RFC 1951: 258 bytes from a pair of one-bit codes, and framing).
 DEFLATE_LIMIT = 1032
-# Real samples stay far below; arrays of zeros and bombs don't. Small ones harm nobody.
-SUSPECT_EXPANSION = 500
+# Real samples stay far below; arrays of zeros and bombs don't, at the lowest level of compression (230)
+# either. Small ones harm nobody.
+SUSPECT_EXPANSION = 200
 HARMLESS_BYTES = 256 << 20
 # The rest of the memory is for the model, the training and everybody else.
 MEMORY_SHARE = 0.5
