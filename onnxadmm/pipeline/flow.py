@@ -18,6 +18,7 @@ from onnxadmm.compact import (
     Account,
     Packing,
     Proof,
+    account,
     prove,
     untested,
 )
@@ -31,7 +32,7 @@ from onnxadmm.pipeline.analysis import (
     quantize_rules,
 )
 from onnxadmm.pipeline.code import announce
-from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
+from onnxadmm.pipeline.foreseeing import Foreseen, foresee, inherent, with_measured
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.masters import Masters
@@ -147,7 +148,10 @@ def _run(
         targets = channel_targets(analysis, spec)
         pools = channel_pools(masters.request.model, analysis, spec)
         rules = quantize_rules(analysis, spec)
-        foreseen = foresee(spec, analysis.classes, targets, analysis.layers)
+        foreseen = [
+            *inherent(request.model, account(request.model, analysis.probe)),
+            *foresee(spec, analysis.classes, targets, analysis.layers),
+        ]
         for warning in foreseen:
             journal.warn(warning.text)
     with journal.stage("data"):

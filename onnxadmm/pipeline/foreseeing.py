@@ -108,29 +108,43 @@ def foresee(
     return found
 
 
-def inherent(model: ir.Model, classes: Sequence[ChannelClass], account: Account) -> list[str]:
+def inherent(model: ir.Model, account: Account) -> list[Foreseen]:
     """Return what no spec will gain on this model."""
-    found: list[str] = []
+    found: list[Foreseen] = []
     zeros = account.parameters - account.nonzero_parameters
     if zeros > MANY_ZEROS * account.parameters:
         found.append(
-            f"{fmt.share(zeros, account.parameters)} of the parameters are zero: ONNX Runtime has no sparse "
-            "kernels, so single, blockwise or N:M zeros bring no speed; cutting channels does"
+            Foreseen(
+                f"{fmt.share(zeros, account.parameters)} of the model's parameters are zero: ONNX Runtime has "
+                "no sparse kernels, so single, blockwise or N:M zeros bring no speed; cutting channels does",
+                "pruned",
+            )
         )
     if any(n.op_type == "DequantizeLinear" for n in model.graph):
         found.append(
-            "the model is quantized: int8 on CUDA is often slower than float; time it with "
-            "`onnxadmm benchmark --provider cuda`"
+            Foreseen(
+                "the model is quantized: int8 on CUDA is often slower than float; time it with "
+                "`onnxadmm benchmark --provider cuda`",
+                "pruned",
+                "cuda",
+            )
         )
+    return found
+
+
+def alignment(classes: Sequence[ChannelClass]) -> list[str]:
+    """Return which amounts gain nothing on this model."""
     stepped = [c.size for c in classes if not c.fixed and c.size >= ALIGNED_FROM]
-    if stepped:
-        least = ALIGNMENT / 2 / min(stepped)
-        found.append(
+    if not stepped:
+        return []
+    least = ALIGNMENT / 2 / min(stepped)
+    return [
+        (
             f"classes of {ALIGNED_FROM} channels and more keep multiples of {ALIGNMENT}: an amount below "
             f"{least:.2g} takes nothing from one of {min(stepped)}, and other widths (round_to) can cost the "
             "speed that they gain"
         )
-    return found
+    ]
 
 
 def with_measured(warning: Foreseen, timings: Timings, macs_ratio: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
 from graphs import Builder
 from hypothesis import given, settings
@@ -140,6 +141,23 @@ def test_a_run_says_it_first_and_reports_what_it_measured():
     (whole,) = (w for w in report.warnings if w.startswith(early))
     measured = report.ratios.speedup["cpu"]["1"]
     assert f"{measured.ratio:.2f}" in whole
+
+
+def test_zeros_that_the_model_came_with_are_said_by_both():
+    model = network()
+    for value in model.graph.initializers.values():
+        content = value.const_value.numpy().copy()
+        content[::2] = 0
+        value.const_value = ir.tensor(content, name=value.name)
+    spec = {
+        "version": 1,
+        "prune": [{"structure": "channel", "amount": 0.5}],
+        "benchmark": {"providers": []},
+    }
+    report = onnxadmm.compress(model, spec).report
+    (said,) = (w for w in report.warnings if "are zero" in w)
+    assert said.endswith("Not timed.")
+    assert any("are zero" in w for w in onnxadmm.inspect(model).warnings)
 
 
 def test_inspect_warns_of_the_model_and_of_a_given_spec():
