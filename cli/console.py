@@ -20,6 +20,7 @@ PLAIN_INTERVAL_S = 10.0
 
 STAGES = {
     "analyse": "labelling channels",
+    "count": "counting parameters and MACs",
     "data": "reading data",
     "import": "importing into torch, comparing with ONNX Runtime",
     "train": "training by ADMM",
@@ -28,6 +29,7 @@ STAGES = {
     "cut": "cutting channels",
     "prove": "proving that cut equals masked",
     "quantize": "quantizing",
+    "pack": "packing tensors",
     "evaluate": "evaluating",
     "benchmark": "benchmarking",
 }

@@ -119,7 +119,7 @@ def _measured(  # noqa: PLR0917  (all of `benchmark`'s but the output)
     allow_code: bool,
 ) -> BenchmarkReport:
     journal = Journal(progress or Silent())
-    with journal.stage("analyse"):
+    with journal.stage("count"):
         request = (
             None if spec is None else resolve(paths[0], spec, overrides, allow_code=allow_code)
         )

@@ -20,6 +20,8 @@ prune:
   - {{layers: "*", structure: channel, amount: 0.5}}
 
 # With data, ADMM trains the model towards what is taken away, and the loss of accuracy is small.
+# The model takes:
+{takes}
 # Paths are relative to this file; .npz, .npy and idx files (.gz too) are read.
 # data:
 #   train:    {{inputs: {{{inputs}}}, labels: train-labels.npy}}
@@ -36,10 +38,12 @@ prune:
 # A smaller file where weights are zero or on few levels; ONNX Runtime unpacks it when it makes the session:
 # pack: auto
 
-benchmark: {{providers: [cpu], batch_sizes: [1], threads: 1}}
+# Each list is timed value by value; a provider that isn't there (cuda) is said and left unmeasured.
+benchmark: {{providers: [cpu], batch_sizes: [1], threads: [1]}}
 
-# A gate that fails makes the exit status 1:
-# gates: {{max_drop: {{accuracy: 0.001}}, min_speedup: {{cpu: 1.5}}}}
+# A gate that fails, or can't be measured, makes the exit status 1. A drop is judged by the worse end of its
+# interval over the held-out samples, a speedup by the lower end of its own:
+# gates: {{max_drop: {{accuracy: 0.005}}, min_speedup: {{cpu: 1.5}}, max_file_bytes: {half_bytes}}}
 seed: 0
 """
 
@@ -57,6 +61,10 @@ def starting_spec(found: Inspection) -> str:
     text = TEMPLATE.format(
         name=one_line(found.name, 80),
         classes="\n".join(listed),
+        takes="\n".join(
+            f"#   {_quoted(n)}: {one_line(kind, 80)}" for n, kind in found.inputs.items()
+        ),
+        half_bytes=max(1, found.account.file_bytes // 2),
         inputs=", ".join(f"{_quoted(n)}: train.npz" for n in names),
         held_out=", ".join(f"{_quoted(n)}: test.npz" for n in names),
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SMALLEST_AREA, LARGEST_AREA = 30.0, 420.0
 """Of a bubble, in square points."""
 HEIGHT = 3.3
+CHARACTER, LINE = 6.0, 11.0
+"""Width of a character and height of a line, in points."""
 WIDE = 5.0
 """Beyond this ratio of the ends an axis is logarithmic."""
 NEAR = 0.08
@@ -121,14 +123,6 @@ def _figure(
                 zorder=3,
             )
             radius = max(radius, area**0.5 / 2)
-        for marks, a, b in _gathered(shown):
-            axes.annotate(
-                ", ".join(marks),
-                (a, b),
-                xytext=(2 + radius / 2, 3 + radius / 2),
-                textcoords="offset points",
-                zorder=4,
-            )
         axes.margins(x=0.14, y=0.16)
         axes.grid(visible=True, axis="both")
         if axes.get_xscale() == "log":
@@ -140,10 +134,64 @@ def _figure(
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: y.tick(float(v))))
         axes.set_xlabel(x.title, loc="right")
+        _write_marks(figure, axes, _gathered(shown), 2 + radius / 2)
 
     title = f"{y.title.capitalize()} against {x.title}"
     svg = plots.to_svg(name, f"{title}. {said}", draw, height=HEIGHT)
     return Figure(title, said, svg)
+
+
+def _write_marks(
+    figure: Any, axes: Any, groups: Sequence[tuple[list[str], float, float]], away: float
+) -> None:
+    """Write each group's marks beside its point, on the side where no others stand.
+
+    Args:
+        figure: The whole picture, whose layout is settled here.
+        axes: Where the points are.
+        groups: Marks, and the place of their point.
+        away: Distance from the point, in points.
+    """
+    figure.draw_without_rendering()
+    scale = 72 / figure.dpi
+    points = [axes.transData.transform((a, b)) * scale for _, a, b in groups]
+    # Points are obstacles too, but one's own.
+    taken = [(px - 3, py - 3, px + 3, py + 3) for px, py in points]
+    for number, ((marks, a, b), (px, py)) in enumerate(zip(groups, points, strict=True)):
+        text = ", ".join(marks)
+        width = CHARACTER * len(text)
+        others = [box for i, box in enumerate(taken) if i != number]
+        sides = [(right, up) for right in (True, False) for up in (True, False)]
+        boxes = [_box(px, py, width, away, right=r, up=u) for r, u in sides]
+        overlaps = [sum(_overlap(box, other) for other in others) for box in boxes]
+        best = overlaps.index(min(overlaps))
+        right, up = sides[best]
+        taken.append(boxes[best])
+        axes.annotate(
+            text,
+            (a, b),
+            xytext=(away if right else -away, away if up else -away),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if up else "top",
+            zorder=4,
+        )
+
+
+def _box(
+    x: float, y: float, width: float, away: float, *, right: bool, up: bool
+) -> tuple[float, float, float, float]:
+    """Return left, bottom, right and top of a text beside a point."""
+    left = x + away if right else x - away - width
+    bottom = y + away if up else y - away - LINE
+    return left, bottom, left + width, bottom + LINE
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Return the area that two boxes share."""
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, wide) * max(0.0, high)
 
 
 def _gathered(
