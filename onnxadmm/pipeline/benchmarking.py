@@ -30,8 +30,6 @@ from onnxadmm.spec import Benchmark, Gates, Provider
 Array = np.ndarray[Any, Any]
 Feeds = Callable[[int], dict[str, Array]]
 
-_ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"})
-
 
 @dataclass(frozen=True)
 class Wishes:
@@ -132,7 +130,7 @@ def _measured(  # noqa: PLR0917  (all of `benchmark`'s but the output)
         scored = Evaluation({name: {} for name in models}, {name: {} for name in models})
         if request is not None and inputs is not None and len({*_outputs(models)}) == 1:
             scored = evaluate(models, request, samples, inputs, journal)
-    kinds = {name: _kind(model) for name, model in models.items()}
+    kinds = {name: facts.computes_in(model) for name, model in models.items()}
     with journal.stage("benchmark"):
         journal.progress.note(
             "timing with random inputs" if inputs is None else "timing with the spec's data"
@@ -245,15 +243,6 @@ def _account(path: Path, journal: Journal) -> Account:
     if found.uncounted:
         journal.warn(f"MACs of {', '.join(found.uncounted)} in {path.name} are not counted")
     return found if stored_bytes is None else replace(found, file_bytes=stored_bytes)
-
-
-def _kind(model: ir.Model) -> bench.Kind:
-    """Return what a model computes in, for the machine's peak."""
-    if any(n.op_type in _ROUNDING for n in model.graph):
-        return "int8"
-    held = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
-    halves = sum(t.size for t in held if t.dtype == ir.DataType.FLOAT16)
-    return "float16" if 2 * halves > sum(t.size for t in held) else "float32"
 
 
 def _data(request: Request | None) -> tuple[Samples | None, Inputs | None]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from onnxadmm import bench
 from onnxadmm.channels import ChannelClass
 from onnxadmm.compact import Account
@@ -29,6 +31,18 @@ from onnxadmm.spec import Benchmark, Spec
 if TYPE_CHECKING:
     from onnxadmm.training import Change, EpochRecord
 
+# Where these are, integer kernels run.
+_INTEGER = frozenset(
+    {
+        "QuantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
+
 Timings = Sequence[bench.Comparison | bench.Unmeasured]
 
 
@@ -39,9 +53,13 @@ def settings(b: Benchmark) -> list[bench.Setting]:
     ]
 
 
-def peak_kinds(spec: Spec) -> list[bench.Kind]:
-    """Return the element types that the models compute in, for the machine's peak."""
-    return ["float32", "int8"] if spec.int8 else ["float32"]
+def computes_in(model: ir.Model) -> bench.Kind:
+    """Return the element type that most of a model's work is done in, for the machine's peak."""
+    if any(n.op_type in _INTEGER for n in model.graph):
+        return "int8"
+    held = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    halves = sum(t.size for t in held if t.dtype == ir.DataType.FLOAT16)
+    return "float16" if 2 * halves > sum(t.size for t in held) else "float32"
 
 
 def model_facts(

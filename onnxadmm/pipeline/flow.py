@@ -241,6 +241,7 @@ def _carry_out(
         accounts=accounts(models, request, analysis.probe, seen, journal),
         evaluation=evaluation,
         timings=timings,
+        kinds={name: facts.computes_in(model) for name, model in models.items()},
         foreseen=foreseen,
         journal=journal,
     )
@@ -285,22 +286,17 @@ def _report(
     accounts: Mapping[str, Account],
     evaluation: Evaluation,
     timings: Sequence[bench.Comparison | bench.Unmeasured],
+    kinds: Mapping[str, bench.Kind],
     foreseen: Sequence[Foreseen],
     journal: Journal,
 ) -> Report:
     """Put together what the stages found, and judge the gates."""
     metrics, changes = evaluation.metrics, evaluation.changes
-    original = facts.model_facts("original", accounts["original"], metrics["original"], timings)
-    compressed = facts.model_facts(
-        "compressed",
-        accounts["compressed"],
-        metrics["compressed"],
-        timings,
-        "int8" if request.spec.int8 else "float32",
-    )
-    pruned = None
-    if "pruned" in metrics:
-        pruned = facts.model_facts("pruned", accounts["pruned"], metrics["pruned"], timings)
+    found = {
+        name: facts.model_facts(name, accounts[name], metrics[name], timings, kind)
+        for name, kind in kinds.items()
+    }
+    original, compressed, pruned = found["original"], found["compressed"], found.get("pruned")
     ratios = facts.ratios("compressed", original, compressed, timings, changes["compressed"])
     for warning in foreseen:
         journal.complete(warning.text, with_measured(warning, timings, ratios.macs))

@@ -87,7 +87,7 @@ def time_models(
         inputs.batch,
         rounds=request.spec.benchmark.rounds,
         seed=request.spec.seed,
-        peaks=facts.peak_kinds(request.spec),
+        peaks=list(dict.fromkeys(map(facts.computes_in, models.values()))),
         profiles=True,
         progress=journal.count,
     )

@@ -141,7 +141,8 @@ def _absent(report: Report) -> list[str]:
     if not report.spec.get("prune"):
         found.append("Nothing was pruned.")
     if not quantized(report):
-        found.append("Nothing was quantized: the compressed model computes in floating point.")
+        what = "Weights are on levels" if report.spec.get("quantize") else "Nothing was quantized"
+        found.append(f"{what}: the compressed model computes in floating point.")
     if not report.compressed.latency:
         found.append("Nothing was timed.")
     return found

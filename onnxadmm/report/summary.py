@@ -248,8 +248,21 @@ def sizes(batches: Iterable[str]) -> list[str]:
 
 
 def quantized(report: Report) -> bool:
-    """Whether the spec asks for quantization."""
-    return bool(report.spec.get("quantize"))
+    """Whether the spec asks for int8 activations, so that integer kernels run."""
+    entries = report.spec.get("quantize")
+    return any(_is_int8(entry) for entry in entries) if isinstance(entries, list) else False
+
+
+def _is_int8(entry: object) -> bool:
+    if not isinstance(entry, Mapping):
+        return False
+    activations, weights = entry.get("activations"), entry.get("weights")
+    if activations is not None:
+        return bool(activations != "none")
+    weights = weights if isinstance(weights, Mapping) else {}
+    # Without a word on activations, weights of 8 uniform bits bring them along.
+    uniform = weights.get("levels", "uniform") in {"uniform", None}
+    return bool(uniform and weights.get("bits", 8) in {8, None})
 
 
 def _check(label: str, error: float | None, tolerance: float | None) -> Check:

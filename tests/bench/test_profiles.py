@@ -61,6 +61,8 @@ def test_what_is_fused_is_said(tmp_path):
     assert (fused.into, fused.count) == ("Conv", 3)
     convs = [x for x in found.layers if x.layer.startswith("conv")]
     assert [len(x.nodes) for x in convs] == [3, 3, 3]
+    # Why nodes are where they are stands in the session's own log.
+    assert "onnxruntime" in (tmp_path / "log.txt").read_text()
 
 
 def test_the_compared_models_are_profiled_once_a_provider(monkeypatch):
