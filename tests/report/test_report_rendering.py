@@ -123,7 +123,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
 
 def test_plots_are_themed_labelled_and_well_formed(page):
     found = svgs(page)
-    assert len(found) == 6  # loss, metric, residuals, rho, two batch sizes
+    assert len(found) == 7  # loss, metric, residuals, rho, two batch sizes, more threads
     for svg in found:
         root = ET.fromstring(svg)
         assert root.get("role") == "img"
@@ -186,7 +186,7 @@ def test_a_single_epoch_has_no_curve():
     epoch = Epoch(epoch=1, stage="admm", step=1, loss=1.0, rho=0.0, primal=0.0, seconds=1.0)
     text = render_html(lenet_report(history=[epoch]))
     assert "there is no curve" in text
-    assert len(svgs(text)) == 2
+    assert len(svgs(text)) == 3
 
 
 def test_odd_curves_and_runs_draw_without_warnings(lenet):
