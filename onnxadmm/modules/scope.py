@@ -20,6 +20,8 @@ from onnxadmm.modules.delegating import delegate
 from onnxadmm.modules.freezing import alone, captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
 from onnxadmm.ops.element_types import kind_of, to_torch, torch_type
+from onnxadmm.ops.masters import bounds, has_master, master_of, read_by_master
+from onnxadmm.ops.quantization import dequantize, quantize
 
 Array = np.ndarray[Any, Any]
 
@@ -68,10 +70,16 @@ class Scope:
         self.results: list[ir.Value] = []
         self._opsets: Mapping[str, int] = dict(model.opset_imports)
         self._probe = probe
-        self._weights: dict[int, str] = {} if parent is None else parent._weights  # noqa: SLF001
-        self._weights = self._weights or {
-            id(r.value): n for n, r in ops.roles(model).items() if r.learns and r.dequantize is None
-        }
+        if parent is None:
+            learning = {n: r for n, r in ops.roles(model).items() if r.learns}
+            self._masters = {id(r.value): r for r in learning.values() if has_master(r)}
+            self._weights = {
+                id(r.value): n
+                for n, r in learning.items()
+                if r.dequantize is None or id(r.value) in self._masters
+            }
+        else:
+            self._masters, self._weights = parent._masters, parent._weights  # noqa: SLF001
         self.frozen: list[str] = []
         self._there: dict[str, Any] = {}
         self._learned: set[str] = set()
@@ -215,6 +223,9 @@ class Scope:
             )
         if node.op_type in _CONTROL and node.domain in ("", "ai.onnx"):
             return self._control(node)
+        role = read_by_master(node, self._masters)
+        if role is not None:
+            return (self._rounded(node, role),)
         result = ops.find_for_training(node, self._opsets).build(node, self)
         results = result if isinstance(result, tuple) else (result,)
         if any(v.name and (v.uses() or v.is_graph_output()) for v in node.outputs[len(results) :]):
@@ -223,6 +234,14 @@ class Scope:
                 "compress without training"
             )
         return results
+
+    def _rounded(self, node: ir.Node, role: ops.Role) -> Any:
+        """Return what stands for a float master at the levels nearest to it."""
+        master, scale = self.tensor(role.value), self.tensor(node.inputs[1])
+        zero = self.tensor(node.inputs[2]) if len(node.inputs) > 2 else None  # noqa: PLR2004
+        axis = node.attributes.get_int("axis", 1)
+        levels = self.call(quantize, master, scale, zero, axis, bounds(role))
+        return self.call(dequantize, levels, scale, zero, axis)
 
     def _control(self, node: ir.Node) -> tuple[Any, ...]:
         """Add a node with subgraphs: each becomes a torch module of its own."""
@@ -387,6 +406,8 @@ class Scope:
                 "without training"
             )
         trainable = id(value) in self._weights
+        if id(value) in self._masters:
+            content = master_of(self._masters[id(value)])
         if trainable and content.dtype != np.float32:
             raise UnsupportedError(
                 f"weight {one_line(name, 60)!r} is {content.dtype}; only float32 weights can be trained "

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxadmm import ops
 from onnxadmm.graph import constant_of
 from onnxadmm.graph.constants import set_constant
+from onnxadmm.ops.masters import levels_of
 
 
 def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -20,12 +21,14 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
 
     Args:
         model: The graph that was imported.
-        weights: Name -> content in the original's shape and dtype.
+        weights: Name -> content in the original's shape and dtype; of a weight that is stored in integers, its
+            float master.
 
     Raises:
         ValueError: A name that the graph doesn't hold, or another shape.
     """
     held = ops.held(model)
+    found = {n: r for n, r in ops.roles(model).items() if r.dequantize is not None}
     for name, content in weights.items():
         value = held.get(name)
         before = constant_of(value)
@@ -33,7 +36,10 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
             raise ValueError(f"the graph holds no tensor {name!r}")
         if before.shape != content.shape:
             raise ValueError(f"{name!r} is {before.shape}, got {content.shape}")
-        new = content.astype(before.dtype, copy=False)
+        if content.dtype.kind == "f" and before.dtype.kind != "f" and name in found:
+            new = levels_of(found[name], content)
+        else:
+            new = content.astype(before.dtype, copy=False)
         if not _same_bits(before, new):
             set_constant(value, new)
 
