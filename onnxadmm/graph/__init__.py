@@ -1,12 +1,12 @@
 """The graph: loading it safely, probing it, walking it, writing it. Knows no torch."""
 
+from onnxadmm.graph.calls import Calls, inline_functions, restore_calls
 from onnxadmm.graph.distance import IMPORT_TOLERANCE, compare_outputs, distance
 from onnxadmm.graph.inputs import attempts, pin_dims, random_inputs, real_inputs
 from onnxadmm.graph.loading import load_model
 from onnxadmm.graph.normalise import (
     clear_stale,
     complete_outputs,
-    inline_functions,
     name_nodes,
     shared_uniform,
     showing,
@@ -31,6 +31,7 @@ __all__ = [
     "IMPORT_TOLERANCE",
     "OTHER_FLOATS",
     "TEMPORARY",
+    "Calls",
     "Content",
     "Pieces",
     "Probe",
@@ -54,6 +55,7 @@ __all__ = [
     "probe",
     "random_inputs",
     "real_inputs",
+    "restore_calls",
     "run_limited",
     "save_model",
     "shared_uniform",

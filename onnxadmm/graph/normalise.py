@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph.holding import fresh, numbered, value_names
@@ -148,21 +147,3 @@ def name_nodes(model: ir.Model, *, unnamed: bool = True) -> None:
 
 def _first_output(node: ir.Node) -> str:
     return next((v.name for v in node.outputs if v.name), "")
-
-
-def inline_functions(model: ir.Model) -> None:
-    """Write the model's own functions out where they are called, in place.
-
-    Their weights and channels are then those of the graph. Functions that nobody calls go too. The
-    expansion is bounded by the loader's checks.
-    """
-    if model.functions:
-        scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        for scope in scopes:
-            for node in all_nodes(scope):
-                function = model.functions.get(node.op_identifier())
-                if function is not None and len(node.outputs) < len(function.outputs):
-                    # A call may leave out the last outputs; the pass wants them all.
-                    node.resize_outputs(len(function.outputs))
-        InlinePass()(model)
-        model.functions.clear()

@@ -238,7 +238,7 @@ def _outputs(models: Mapping[str, ir.Model]) -> list[tuple[str | None, ...]]:
 
 def _account(path: Path, journal: Journal) -> Account:
     """Count what a model weighs and costs."""
-    graph, _, stored_bytes = open_model(path)
+    graph, _, stored_bytes, _ = open_model(path)
     found = account(graph, probe(graph))
     if found.uncounted:
         journal.warn(f"MACs of {', '.join(found.uncounted)} in {path.name} are not counted")

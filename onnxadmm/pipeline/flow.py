@@ -36,7 +36,7 @@ from onnxadmm.pipeline.foreseeing import Foreseen, foresee, inherent, with_measu
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.masters import Masters
-from onnxadmm.pipeline.measuring import Evaluation, accounts, evaluate, time_models
+from onnxadmm.pipeline.measuring import Evaluation, accounts, evaluate, time_models, with_calls
 from onnxadmm.pipeline.output import check_output, locked, write_all
 from onnxadmm.pipeline.packing import pack
 from onnxadmm.pipeline.receipts import FINISHED, finished, identity, receipt
@@ -231,6 +231,8 @@ def _carry_out(
         evaluation = evaluate(models, request, samples, inputs, journal)
     with journal.stage("benchmark"):
         timings = time_models(models, request, samples, inputs, journal)
+    counted = accounts(models, request, analysis.probe, seen, journal)
+    with_calls(models, request.calls, counted)
     report = _report(
         request,
         analysis=analysis,
@@ -238,7 +240,7 @@ def _carry_out(
         learner=learner,
         proof=proof,
         packing=packing,
-        accounts=accounts(models, request, analysis.probe, seen, journal),
+        accounts=counted,
         evaluation=evaluation,
         timings=timings,
         kinds={name: facts.computes_in(model) for name, model in models.items()},

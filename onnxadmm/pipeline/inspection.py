@@ -99,7 +99,7 @@ def inspect(
     """
     planned = None
     if spec is None:
-        graph, name, stored_bytes = open_model(model)
+        graph, name, stored_bytes, _ = open_model(model)
     else:
         request = resolve(model, spec, overrides)
         planned, graph, name = request.spec, request.model, request.name

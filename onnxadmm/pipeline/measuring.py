@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm.compact import Account, account
-from onnxadmm.graph import Probe, model_size
+from onnxadmm.graph import Calls, Probe, model_size, restore_calls
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
@@ -119,3 +119,19 @@ def accounts(
     if original.uncounted:
         journal.warn(f"MACs of {', '.join(original.uncounted)} are not counted")
     return {"original": original, "pruned": cut, "compressed": compressed}
+
+
+def with_calls(models: Models, calls: Calls, counted: dict[str, Account]) -> None:
+    """Turn functions that nothing changed into calls again, in place; a function's nodes count, and its file's bytes.
+
+    Args:
+        models: The models; the original stays as it is.
+        calls: The original's functions.
+        counted: From `accounts`; file sizes follow.
+    """
+    if not calls.calls:
+        return
+    for name, graph in models.items():
+        if name != "original":
+            restore_calls(graph, calls)
+            counted[name] = replace(counted[name], file_bytes=model_size(graph))

@@ -17,6 +17,7 @@ from onnxadmm.data import Dataset, InputInfo, load_split
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import (
     OTHER_FLOATS,
+    Calls,
     Probe,
     inline_functions,
     load_model,
@@ -46,6 +47,7 @@ class Request:
         digest: SHA-256 of the serialised model.
         stored_bytes: Size of the model as it came, where loading changed it.
         functions: The objective's functions of the user's own, by key.
+        calls: The model's own functions, which are written out in the graph.
     """
 
     model: ir.Model
@@ -55,6 +57,7 @@ class Request:
     digest: str
     stored_bytes: int | None = None
     functions: Mapping[str, Function] = field(default_factory=dict)
+    calls: Calls = field(default_factory=Calls)
 
 
 def resolve(
@@ -91,17 +94,18 @@ def resolve(
     functions: dict[str, Function] = {}
     if allow_code is not None:
         functions = load_functions(parsed, folder, allow=allow_code)
-    graph, name, stored_bytes = open_model(model)
+    graph, name, stored_bytes, calls = open_model(model)
     choose_weights(graph, parsed.train)
     digest = model_digest(graph)
-    return Request(graph, name, parsed, folder, digest, stored_bytes, functions)
+    return Request(graph, name, parsed, folder, digest, stored_bytes, functions, calls)
 
 
-def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
+def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None, Calls]:
     """Load a model from wherever it is; return it with a name for messages.
 
     Packed tensors come back as the weights that they hold, and shared vectors of one number are untied; the
-    last value is then what the model took before.
+    third value is then what the model took before. Functions are written out, and the last value can turn
+    them into calls again.
     """
     if isinstance(model, ir.Model):
         graph, name = model.clone(), model.graph.name or "model"
@@ -114,8 +118,8 @@ def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None]:
         stored_bytes = model_size(graph)
     unpack_tensors(graph)
     untie_uniform(graph)
-    inline_functions(graph)
-    return graph, name, stored_bytes
+    calls = inline_functions(graph)
+    return graph, name, stored_bytes, calls
 
 
 def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:
