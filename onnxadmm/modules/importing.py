@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from onnxadmm.graph import Probe, attempts, subgraphs
 from onnxadmm.modules.scope import Scope, UnsampledError
-from onnxadmm.modules.statistics import let_statistics_run
+from onnxadmm.modules.statistics import detach_statistics, let_statistics_run
 
 Array = np.ndarray[Any, Any]
 
@@ -123,6 +123,7 @@ def _assemble(scope: Scope, *, statistics: bool) -> Imported:
     module = fx.GraphModule(scope.root, scope.graph, class_name="ImportedModel")
     # Shapes that builders read off directly leave their arithmetic behind.
     module.graph.eliminate_dead_code()
+    detach_statistics(module)
     module.recompile()
     module.graph.lint()
     running = let_statistics_run(module) if statistics else []

@@ -36,6 +36,22 @@ class RunningNorm(nn.Module):
         )
 
 
+def detach_statistics(module: fx.GraphModule) -> None:
+    """Let no gradient reach statistics, in place: exporters store equal tensors once, a bias and a mean alike."""
+    parameters = {n for n, _ in module.named_parameters(remove_duplicate=False)}
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target is not F.batch_norm:
+            continue
+        for held in node.args[1:]:
+            if held.op == "get_attr" and held.target in parameters:
+                with module.graph.inserting_before(node):
+                    node.replace_input_with(held, module.graph.call_method("detach", (held,)))
+                # The same tensor may be its bias as well, which learns.
+                for name in ("weight", "bias"):
+                    if node.kwargs[name] is not None and node.kwargs[name].target == "detach":
+                        node.update_kwarg(name, held)
+
+
 def let_statistics_run(module: fx.GraphModule) -> list[str]:
     """Let every batch normalisation of a module learn, in place; return the paths of its statistics.
 

@@ -190,3 +190,19 @@ def test_levels_reach_a_frozen_node_in_their_own_type():
     got = [imported.module(torch.from_numpy(x))[0].detach().numpy()]
     expected = open_session(model_bytes(model)).run(None, {"x": x})
     assert compare_outputs(expected, got) < 1e-5
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_one_tensor_as_bias_and_as_mean_learns_as_the_bias(running):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 2, H] x) => (float[N, 2, H] y) <float[2] zero = {0.0, 0.0}, float[2] one = {1.0, 1.0}> {
+        y = BatchNormalization(x, one, zero, zero, one)
+    }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    module = import_model(model, probe(model), statistics=running).module
+    x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    expected = open_session(model_bytes(model)).run(None, {"x": x.numpy()})
+    assert compare_outputs(expected, [module.eval()(x)[0].detach().numpy()]) < 1e-5
+    module.train()(x)[0].sum().backward()
+    assert dict(module.named_parameters())["zero"].grad.tolist() == [12.0, 12.0]
