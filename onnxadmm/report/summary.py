@@ -179,6 +179,10 @@ def remarks(report: Report) -> list[str]:
     for setting in report.ratios.timed():
         speedup = report.ratios.speedup_at(setting)
         said += [] if speedup is None else _speed_remarks(report, setting, speedup)
+    if report.compressed.latency and not report.spec.get("data"):
+        said.append(
+            "Timed with random inputs, of the right types and shapes: the spec has no data."
+        )
     said += _restless(report)
     said += offloaded(models_of(report))
     after = report.compressed

@@ -182,6 +182,28 @@ def test_a_bare_report_degrades_to_notes(bare):
     assert "Proof passed" in render_markdown(bare)
 
 
+def test_random_inputs_are_marked(lenet, bare):
+    assert not any("random inputs" in text for text in remarks(lenet))
+    assert not any("random inputs" in text for text in remarks(bare))
+    spec = {k: v for k, v in lenet.spec.items() if k != "data"}
+    timed = lenet.model_copy(update={"spec": spec})
+    for text in (render_html(timed), render_markdown(timed)):
+        assert "random inputs" in text
+
+
+def test_what_computes_in_floating_point_is_not_called_int8(lenet):
+    """The sample's result is slower than its float model at batch 1: said of int8 only."""
+    for entry, said in (
+        ({"layers": "*"}, True),
+        ({"activations": {"bits": 8}, "weights": {"levels": "ternary"}}, True),
+        ({"activations": "none"}, False),
+        ({"weights": {"levels": "binary"}}, False),
+        ({"weights": {"bits": 4}}, False),
+    ):
+        report = lenet.model_copy(update={"spec": {**lenet.spec, "quantize": [entry]}})
+        assert any("int8" in text for text in remarks(report)) is said
+
+
 def test_a_single_epoch_has_no_curve():
     epoch = Epoch(epoch=1, stage="admm", step=1, loss=1.0, rho=0.0, primal=0.0, seconds=1.0)
     text = render_html(lenet_report(history=[epoch]))
