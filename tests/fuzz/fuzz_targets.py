@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from pathlib import Path
 
 from onnxadmm.errors import OnnxadmmError
@@ -142,7 +141,7 @@ def _promises(folder: Path, *exits: int):
 @contextlib.contextmanager
 def _refusal(*exits: int):
     """Let a clean refusal pass, in time; anything else is a finding."""
-    started = time.monotonic()
+    started = _busy_s()
     try:
         yield
     except OnnxadmmError as e:
@@ -153,5 +152,12 @@ def _refusal(*exits: int):
             raise BrokenPromise(f"no printable line: {message!r}") from e
     except Exception as e:
         raise BrokenPromise(f"{type(e).__name__}: {e}") from e
-    if time.monotonic() - started > LIMIT_S:
-        raise BrokenPromise(f"took {time.monotonic() - started:.0f} s")
+    took = _busy_s() - started
+    if took > LIMIT_S:
+        raise BrokenPromise(f"took {took:.0f} s")
+
+
+def _busy_s() -> float:
+    """Return what this process and its children have computed, in seconds: a busy machine is no finding."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
