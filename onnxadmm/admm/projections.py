@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_ENERGY_ELEMENTS = 1 << 22
+
 
 def top_k_mask(scores: Tensor, k: int) -> Tensor:
     """Return the boolean mask [n] of the k largest of `scores` [n]; ties go to the lower index.
@@ -50,5 +52,8 @@ def slice_energy(weight: Tensor, axis: int) -> Tensor:
 
     float64: with float32 sums the order of summation could decide between near-equal channels.
     """
-    moved = weight.movedim(axis, 0).flatten(1) if weight.dim() > 1 else weight.unsqueeze(1)
-    return moved.double().square().sum(1)
+    moved = weight.movedim(axis, 0) if weight.dim() > 1 else weight.unsqueeze(1)
+    # A few slices at a time: in float64, and squared, a weight takes four times its memory.
+    slices = max(1, len(moved) * _ENERGY_ELEMENTS // max(1, moved.numel()))
+    parts = [part.flatten(1).double().square().sum(1) for part in torch.split(moved, slices)]
+    return torch.cat(parts)

@@ -18,6 +18,7 @@ from onnxadmm.admm import (
     coupled,
     kept_channels,
     project_unstructured,
+    projections,
     top_k_mask,
 )
 from onnxadmm.admm.projections import slice_energy
@@ -241,3 +242,13 @@ def test_a_channel_stays_while_any_weight_of_it_stays():
 
 def test_without_a_mask_every_channel_stays():
     assert kept_channels(channel_class(), {"other": torch.zeros(2)}).tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_energy_of_slices_is_the_same_taken_a_few_at_a_time(monkeypatch, axis):
+    weight = torch.randn(7, 5, 3, generator=torch.Generator().manual_seed(0))
+    others = [a for a in range(3) if a != axis]
+    expected = weight.double().square().sum(others)
+    for elements in (1, 30, 1 << 22):
+        monkeypatch.setattr(projections, "_ENERGY_ELEMENTS", elements)
+        torch.testing.assert_close(projections.slice_energy(weight, axis), expected)
