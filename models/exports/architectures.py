@@ -268,11 +268,11 @@ def _text(name: str, build: Callable[[], nn.Module], vocabulary: int) -> Archite
 
 
 def _bert() -> Architecture:
-    """Base widths, two layers, a small vocabulary."""
-    from transformers import BertConfig, BertModel
+    """Base widths, two layers, a small vocabulary; a classifier, so that the residual isn't the output."""
+    from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(num_hidden_layers=2, vocab_size=1000, attn_implementation="eager")
-    return _text("bert", lambda: BertModel(config, add_pooling_layer=False), 1000)
+    return _text("bert", lambda: BertForSequenceClassification(config), 1000)
 
 
 def _gpt2() -> Architecture:

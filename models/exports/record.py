@@ -181,11 +181,12 @@ def _summary(tried: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
         "named in the comparison": TABLE,
         "all": tuple(tried),
     }
-    yield "| list | tried | imported | cut and proven | a third or more cut |"
+    yield "| list | tried | imported (of those whose import was tried) | cut and proven | a third or more cut |"
     yield "|---|---:|---:|---:|---:|"
     for title, members in groups.items():
         there = [tried[n] for n in members if n in tried]
-        imported = sum(all(passed_import(r) for r in runs.values()) for runs in there)
+        asked = [rs for runs in there if (rs := [r for r in runs.values() if _tried(r, "import")])]
+        imported = f"{sum(all(map(passed_import, rs)) for rs in asked)} of {len(asked)}"
         cut = sum(all(passed_cut(r) for r in runs.values()) for runs in there)
         third = sum(all(r.get("kept", 1.0) <= 2 / 3 for r in runs.values()) for runs in there)
         yield f"| {title} ({len(members)}) | {len(there)} | {imported} | {cut} | {third} |"
@@ -198,7 +199,7 @@ def _summary(tried: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
 
 
 def _row(name: str, runs: dict[str, dict[str, Any]], peer: dict[str, Any]) -> str:
-    where = ", ".join(f"{k} {'✓' if passed_import(r) else '✗'}" for k, r in sorted(runs.items()))
+    where = ", ".join(f"{k} {_mark(r)}" for k, r in sorted(runs.items()))
     errors = [r["import_error"] for r in runs.values() if "import_error" in r]
     first = next((r for r in runs.values() if "kept" in r), {})
     kept = [r["kept"] for r in runs.values() if "kept" in r]
@@ -218,6 +219,17 @@ def _row(name: str, runs: dict[str, dict[str, Any]], peer: dict[str, Any]) -> st
     return "| " + " | ".join(cells) + " |"
 
 
+def _mark(r: dict[str, Any]) -> str:
+    """Say how an import went, or that only the cut was tried."""
+    if not _tried(r, "import"):
+        return "not tried"
+    return "✓" if passed_import(r) else "✗"
+
+
+def _tried(r: dict[str, Any], step: str) -> bool:
+    return any(k in r for k in FIELDS[step])
+
+
 def _range(shares: list[float]) -> str:
     if not shares:
         return ""
@@ -231,7 +243,7 @@ def _why(runs: dict[str, dict[str, Any]]) -> str:
         for kind in ("error", "import_refused"):
             if kind in r:
                 return f"{key}: {r[kind]}".replace("|", "\\|")[:220]
-        if not passed_import(r):
+        if _tried(r, "import") and not passed_import(r):
             return f"{key}: imported with error {r.get('import_error')}"
     for r in runs.values():
         if r.get("kept", 0.0) > 2 / 3 and r.get("held"):
@@ -255,9 +267,8 @@ def _wanted(step: str, old: dict[str, Any], *, failed: bool) -> bool:
     """Whether a step is to run on an export that was tried before: it didn't yet, or shall again."""
     if "not_exported" in old:
         return failed
-    tried = any(k in old for k in FIELDS[step])
     fine = passed_import(old) if step == "import" else passed_cut(old)
-    return not tried or (failed and not fine)
+    return not _tried(old, step) or (failed and not fine)
 
 
 def main() -> None:
