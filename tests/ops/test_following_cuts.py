@@ -350,3 +350,20 @@ def test_whatever_an_operator_lets_go_can_go(op):
             for m in (mask_channels(model, labels, dead), cut)
         )
         assert compare_outputs(expected, got) < 1e-5, case
+
+
+def test_heads_that_several_queries_share_are_stretched():
+    """As exporters write `expand` with -1 in the shape: a shape is asked for its own length on the way."""
+
+    def block(b):
+        new = b.node("Unsqueeze", b.value, b.constant([1]))
+        wanted = sizes_of(b, (0,), 2, (1,), (2,), (3,))
+        flat = b.node("Reshape", wanted, b.constant([-1]))
+        value = numpy_helper.from_array(np.array([1], np.int64))
+        ones = b.node("ConstantOfShape", b.node("Shape", flat), value=value)
+        open_axes = b.node("Equal", flat, b.node("Mul", ones, b.constant(-1)))
+        shape = b.node("Where", open_axes, ones, flat)
+        both = b.node("Expand", new, shape)
+        return b.node("ReduceSum", both, b.constant([1]), keepdims=0)
+
+    assert free(cut_and_prove(network(block))[0]) == [8]
