@@ -80,18 +80,10 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
             "the cut model can't be proven equal to the masked one: an output is not finite on every random "
             "input; give real samples in the spec's data"
         )
-    untested, also = still.names, ""
+    untested: Sequence[str] = still.names
+    also = ""
     if untested or not worst <= TOLERANCE:
-        inner: _Inner | None = None
-        try:
-            inner = _with_the_same_decisions(masked, cut, feeds)
-        except OnnxadmmError as e:
-            # Decisions over channels that went have another shape: then nothing is explained.
-            also = f"; with the same decisions they can't be compared: {one_line(str(e), 120)}"
-        if inner is not None and not worst <= TOLERANCE:
-            worst = inner.apart
-        elif inner is not None and inner.telling and math.isfinite(inner.apart):
-            worst, untested = max(worst, inner.apart), []
+        worst, untested, also = _looked_into(masked, cut, feeds, worst, untested)
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"the cut model differs from the masked one by {worst:.2g} of the largest output "
@@ -151,6 +143,36 @@ def untested(names: Sequence[str]) -> str:
         f"not proven for {shown}{more}: the same on all inputs that were tried; give real samples in the "
         "spec's data"
     )
+
+
+def _looked_into(
+    masked: ir.Model,
+    cut: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    worst: float,
+    untested: Sequence[str],
+) -> tuple[float, Sequence[str], str]:
+    """Compare once more with the decisions given, where outputs differ or never moved.
+
+    Returns:
+        How far the models are apart, the outputs that nothing was shown of, and why they couldn't be compared so.
+    """
+    try:
+        inner = _with_the_same_decisions(masked, cut, feeds)
+    except OnnxadmmError as e:
+        # Decisions over channels that went have another shape: then nothing is explained.
+        return (
+            worst,
+            untested,
+            f"; with the same decisions they can't be compared: {one_line(str(e), 120)}",
+        )
+    if inner is None:
+        return worst, untested, ""
+    if not worst <= TOLERANCE:
+        worst = inner.apart
+    elif math.isfinite(inner.apart):
+        worst = max(worst, inner.apart)
+    return worst, () if inner.telling else untested, ""
 
 
 def _with_the_same_decisions(

@@ -185,3 +185,24 @@ def test_a_detector_that_finds_nothing_is_judged_by_what_it_looks_at():
     assert prove(model, model, feeds).untested == ()
     with pytest.raises(VerificationError):
         prove(model, wrong, feeds)
+
+
+def test_an_order_that_never_moves_and_that_rounding_changes_is_judged_by_the_scores():
+    """Both give the same order on all inputs, but not the same as each other."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        ranked (float[N, 2] x) => (int64[N, 2] order)
+        <float[2] w = {1.0, 1.0}, int64[1] k = {2}>
+        {
+            m = ReduceMax <axes = [1], keepdims = 1> (x)
+            scores = Mul (m, w)
+            best, order = TopK (scores, k)
+        }
+    """
+    first, second = (
+        ir.from_proto(onnx.parser.parse_model(text.replace("1.0, 1.0", w)))
+        for w in ("1.0, 1.0000001", "1.0000001, 1.0")
+    )
+    proof = prove(first, second, [{"x": np.array([[a, 0.0]], np.float32)} for a in (1.0, 2.0)])
+    assert proof.max_error <= TOLERANCE
+    assert proof.untested == ()
