@@ -37,7 +37,7 @@ class Residuals:
 class Solver:
     """Z, U and ρ over a set of constraints.
 
-    Memory: two copies of the constrained weights a constraint. `targets` adds one of each weight.
+    Memory: two copies of the constrained weights a constraint, Z and U.
     """
 
     def __init__(
@@ -61,19 +61,21 @@ class Solver:
             for c in self.constraints:
                 self.z.append({n: z.clone() for n, z in c.project(self._detached(c)).items()})
                 self.u.append({n: torch.zeros_like(self.weights[n]) for n in c.tensors})
-        self._refresh()
 
     @torch.no_grad()
     def add_gradients(self) -> None:
         """Add ρ · (W - Z + U), the penalty's gradient, to each constrained weight's gradient.
 
-        Written out instead of differentiated: it costs two kernels a weight and keeps the loss that is
+        Written out instead of differentiated, and in place: it takes no memory, and keeps the loss that is
         reported the loss of the data.
         """
-        for name, (count, target) in self.targets.items():
-            weight = self.weights[name]
-            if weight.grad is not None:
-                weight.grad.add_(torch.sub(weight * count, target), alpha=self.rho)
+        for z, u in zip(self.z, self.u, strict=True):
+            for name, copy in z.items():
+                weight = self.weights[name]
+                if weight.grad is not None:
+                    weight.grad.add_(weight, alpha=self.rho)
+                    weight.grad.add_(copy, alpha=-self.rho)
+                    weight.grad.add_(u[name], alpha=self.rho)
 
     @torch.no_grad()
     def update(self) -> tuple[Residuals, dict[str, Residuals]]:
@@ -107,7 +109,6 @@ class Solver:
         for u in self.u:
             for tensor in u.values():
                 tensor.mul_(before / self.rho)
-        self._refresh()
         return total, each
 
     @torch.no_grad()
@@ -132,18 +133,9 @@ class Solver:
                 for n, tensor in tensors.items():
                     tensor.copy_(state[f"{kind}.{i}.{n}"])
         self.rho, self.updates = rho, updates
-        self._refresh()
 
     def _detached(self, constraint: Constraint) -> dict[str, Tensor]:
         return {n: self.weights[n].detach() for n in constraint.tensors}
-
-    def _refresh(self) -> None:
-        """Sum the Z - U of every constraint by weight, once an update instead of once a step."""
-        self.targets: dict[str, tuple[int, Tensor]] = {}
-        for z, u in zip(self.z, self.u, strict=True):
-            for n in z:
-                count, target = self.targets.get(n, (0, torch.zeros_like(z[n])))
-                self.targets[n] = (count + 1, target + z[n] - u[n])
 
 
 def _square(x: Tensor) -> float:

@@ -30,7 +30,7 @@ class Demand:
         weights: The parameters, and the teacher's copy where there is one.
         gradients: One for each parameter.
         optimizer: Its state, and the weights' running average.
-        admm: Z, U and their sum for the penalty.
+        admm: Z and U.
         retreat: The copy of the state at the start of the epoch.
         activations: What a step keeps for its backward pass, or an evaluation needs at once.
         teacher: Its kept answers.
@@ -88,8 +88,7 @@ def estimate(
     average = weights if schedule.ema is not None and schedule.retrain else 0
     stages = [s for s in (constrained, levelled) if s]
     pairs = [2 * sum(sizes.get(n, 0) for c in s for n in c) for s in stages]
-    targets = [sum(sizes.get(n, 0) for n in {n for c in s for n in c}) for s in stages]
-    admm = max((p + t for p, t in zip(pairs, targets, strict=True)), default=0)
+    admm = max(pairs, default=0)
     # One stage comes after the other; training on levels may take an average too.
     state = weights + optimizer + max([average, *pairs])
     rows = next((a.shape[0] for a in seen.inputs.values() if a.ndim), 1) or 1

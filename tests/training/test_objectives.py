@@ -178,7 +178,7 @@ def test_a_sigmoids_yes_begins_at_a_half():
 def test_accuracy_of_several_targets_is_over_all_of_them():
     output = np.array([[2.0, -1.0, 3.0], [-2.0, 1.0, -0.1]])
     targets = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
-    assert measure("accuracy", output, targets, None) == 5 / 6
+    assert measure("accuracy", output, targets, None) == pytest.approx(5 / 6)
 
 
 def test_agreement_compares_with_the_original():
