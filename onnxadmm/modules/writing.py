@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from onnxadmm import ops
 from onnxadmm.graph import constant_of
 from onnxadmm.graph.constants import set_constant
 from onnxadmm.ops.masters import levels_of
 
+Array = np.ndarray[Any, Any]
 
-def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
+
+def write_back(model: ir.Model, weights: Mapping[str, Array | torch.Tensor]) -> None:
     """Replace the content of the graph's weights, in place; names, order and types stay.
 
     A weight whose bits nothing changed isn't touched: it keeps the form in which its file stores it.
@@ -22,14 +25,17 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
     Args:
         model: The graph that was imported.
         weights: Name -> content in the original's shape and dtype; of a weight that is stored in integers, its
-            float master.
+            float master. Tensors are read one by one, so that a whole module (`Imported.state`) comes back
+            without a second copy of its weights; what is written never shares memory with them.
 
     Raises:
         ValueError: A name that the graph doesn't hold, or another shape.
     """
     held = ops.held(model)
     found = {n: r for n, r in ops.roles(model).items() if r.dequantize is not None}
-    for name, content in weights.items():
+    for name, given in weights.items():
+        shared = isinstance(given, torch.Tensor)
+        content: Array = given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given
         value = held.get(name)
         before = constant_of(value)
         if value is None or before is None:
@@ -41,7 +47,7 @@ def write_back(model: ir.Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
         else:
             new = content.astype(before.dtype, copy=False)
         if not _same_bits(before, new):
-            set_constant(value, new)
+            set_constant(value, new.copy() if shared else new)
 
 
 def _same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:

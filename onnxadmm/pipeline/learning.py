@@ -201,7 +201,7 @@ class Learner:
             ).run()
             self.history += result.history
             retrained = pruned.clone()
-            write_back(retrained, imported.weights())
+            write_back(retrained, imported.state)
         return retrained
 
     def quantize(

@@ -27,6 +27,7 @@ from onnxadmm.graph import (
     shared_uniform,
     untie_uniform,
 )
+from onnxadmm.ops.filled import filled_weights, materialise_weights
 from onnxadmm.pipeline.choosing import choose_weights
 from onnxadmm.pipeline.code import Function, load_functions
 from onnxadmm.spec import Spec, Split, parse_spec, read_spec
@@ -103,8 +104,8 @@ def resolve(
 def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None, Calls]:
     """Load a model from wherever it is; return it with a name for messages.
 
-    Packed tensors come back as the weights that they hold, and shared vectors of one number are untied; the
-    third value is then what the model took before. Functions are written out, and the last value can turn
+    Packed tensors come back as the weights that they hold, shared vectors of one number are untied, and weights
+    that a ConstantOfShape makes are held; the third value is then what the model took before. Functions are written out, and the last value can turn
     them into calls again.
     """
     if isinstance(model, ir.Model):
@@ -114,11 +115,12 @@ def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None, Calls]:
     else:
         graph, name = load_model(model), one_line(Path(model).name, 120)
     stored_bytes = None
-    if holds_packed(graph) or shared_uniform(graph):
+    if holds_packed(graph) or shared_uniform(graph) or filled_weights(graph):
         stored_bytes = model_size(graph)
     unpack_tensors(graph)
     untie_uniform(graph)
     calls = inline_functions(graph)
+    materialise_weights(graph)
     return graph, name, stored_bytes, calls
 
 

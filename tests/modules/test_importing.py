@@ -206,3 +206,17 @@ def test_one_tensor_as_bias_and_as_mean_learns_as_the_bias(running):
     assert compare_outputs(expected, [module.eval()(x)[0].detach().numpy()]) < 1e-5
     module.train()(x)[0].sum().backward()
     assert dict(module.named_parameters())["zero"].grad.tolist() == [12.0, 12.0]
+
+
+def test_a_module_s_state_comes_back_and_shares_no_memory_with_the_graph():
+    model = small_network()
+    imported = import_model(model, probe(model))
+    with torch.no_grad():
+        for parameter in imported.binding.values():
+            parameter.add_(0.5)
+    write_back(model, imported.state)
+    before = model_bytes(model)
+    with torch.no_grad():
+        for parameter in imported.binding.values():
+            parameter.add_(0.5)
+    assert model_bytes(model) == before
