@@ -30,6 +30,8 @@ def summary_table(report: Report) -> Table:
         if row.minor:
             continue
         change = Text(row.change, style=STYLES[row.tone])
+        if row.interval:
+            change.append(f"\n{row.interval}", style="dim")
         cells = [row.original, *([row.pruned] if pruned else []), row.compressed]
         table.add_row(Text(row.label), *map(Text, cells), change)
     return table
