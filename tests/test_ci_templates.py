@@ -20,7 +20,8 @@ ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 JOB = yaml.safe_load((ROOT / "onnxadmm.gitlab-ci.yml").read_text(encoding="utf-8"))["onnxadmm"]
 
 # Passes and fails by the size of the file alone.
-GATES = [("10000000", 0), ("10", 1)]
+GATES = [("10000000", 0, ""), ("10", 1, ""), ("10", 1, "a model.onnx")]
+NAMES = ["passes", "fails", "benchmark fails"]
 
 
 @pytest.fixture
@@ -73,8 +74,7 @@ def value_of(expression, values):
     return parts[2] if values[parts[1]] else parts[3]
 
 
-@pytest.mark.parametrize("baseline", ["", "a model.onnx"], ids=["compress", "benchmark"])
-@pytest.mark.parametrize(("limit", "status"), GATES, ids=["passes", "fails"])
+@pytest.mark.parametrize(("limit", "status", "baseline"), GATES, ids=NAMES)
 def test_the_actions_steps_post_keep_and_judge(workspace, limit, status, baseline):
     write_spec(workspace, limit)
     name = "benchmark" if baseline else "report"
@@ -138,8 +138,7 @@ def test_the_action_fails_with_the_status_of_a_run_that_never_was(workspace):
     assert "error:" in done.stderr
 
 
-@pytest.mark.parametrize("baseline", ["", "a model.onnx"], ids=["compress", "benchmark"])
-@pytest.mark.parametrize(("limit", "status"), GATES, ids=["passes", "fails"])
+@pytest.mark.parametrize(("limit", "status", "baseline"), GATES, ids=NAMES)
 def test_the_gitlab_job_posts_keeps_and_judges(workspace, limit, status, baseline):
     write_spec(workspace, limit)
     name = "benchmark" if baseline else "report"

@@ -8,7 +8,7 @@ source that it computes, and stands for all source nodes between that one and th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 # What one would call the layer, among the nodes that were fused into one.
@@ -126,7 +126,7 @@ def regions(source: Sequence[Node], optimized: Sequence[Node]) -> list[Region]:
     found: list[Region] = []
     for end, nodes in members.items():
         read = {t for n in nodes for t in n.inputs}
-        mine = _between(end, read | (set(members) - {end}), makers, claimed)
+        mine = _between(end, (read, members), makers, claimed)
         claimed |= {n.name for n in mine}
         mine.sort(key=lambda n: order[n.name])
         found.append(Region(tuple(mine), tuple(nodes)))
@@ -198,7 +198,10 @@ def _join_helpers(optimized: Sequence[Node], ends: dict[str, str]) -> None:
 
 
 def _between(
-    end: str, borders: set[str], makers: Mapping[str, Node], claimed: set[str]
+    end: str,
+    borders: Sequence[Collection[str]],
+    makers: Mapping[str, Node],
+    claimed: set[str],
 ) -> list[Node]:
     """Return the source nodes that compute `end` from the borders, constants and graph inputs."""
     found: dict[str, Node] = {}
@@ -208,7 +211,7 @@ def _between(
         node = makers.get(tensor)
         if node is None or node.name in found or node.name in claimed:
             continue
-        if tensor in borders and tensor != end:
+        if tensor != end and any(tensor in border for border in borders):
             continue
         found[node.name] = node
         waiting += [t for t in node.inputs if t]

@@ -239,29 +239,35 @@ def test_inspect_puts_classes_that_are_alike_on_one_row(tmp_path):
 
 
 def test_benchmark_compares_models_in_pairs(folder, tmp_path):
-    model = folder / "net.onnx"
-    done = run("benchmark", model, model, "--rounds", 5, "--json")
+    model, out = folder / "net.onnx", tmp_path / "out"
+    done = run("benchmark", model, model, "--rounds", 5, "-o", out)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    assert "where the time goes" in done.stdout
+    assert "Inputs: random" in done.stdout
+    found = json.loads((out / "benchmark.json").read_text())
     assert found["inputs"] == "random"
     assert [m["name"] for m in found["models"]] == ["net.onnx", "net.onnx (2)"]
     speedup = found["models"][1]["ratios"]["speedup"]["cpu"]["1"]
     assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
-    profile = found["models"][0]["facts"]["latency"]["cpu"]["profile"]
-    assert profile["layers"]
+    assert found["models"][0]["facts"]["latency"]["cpu"]["profile"]["layers"]
+
+
+def test_benchmark_judges_the_gates_of_a_spec(folder, tmp_path):
     spec = write_spec(
         folder / "timed.yaml",
         data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}},
+        benchmark={"providers": []},
         gates={"min_compression": 2.0},
     )
-    out = tmp_path / "out"
-    shown = run("benchmark", model, model, "--rounds", 5, "--spec", spec, "-o", out)
-    assert shown.returncode == 1
-    assert "samples of the spec's data" in shown.stdout
-    assert "where the time goes" in shown.stdout
-    assert "FAILED  min_compression" in shown.stdout
+    model, out = folder / "net.onnx", tmp_path / "out"
+    done = run("benchmark", model, model, "--spec", spec, "-o", out, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found == json.loads((out / "benchmark.json").read_text())
+    assert found["inputs"] == "data"
+    assert [g["passed"] for g in found["models"][1]["gates"]] == [False]
     assert run("check", out).returncode == 1
-    assert run("check", out / "benchmark.json", "--spec", write_spec(tmp_path / "s.yaml")).stdout
+    assert "no gates" in run("check", out, "--spec", write_spec(tmp_path / "s.yaml")).stdout
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
