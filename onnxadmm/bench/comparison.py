@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from onnxadmm.bench.profile import Profile
 from onnxadmm.bench.providers import ProviderError, device
 from onnxadmm.bench.results import Comparison, Measurement, Setting, Unmeasured
 from onnxadmm.bench.statistics import Times, speedup, summarize
-from onnxadmm.errors import DataError, OnnxadmmError, SpecError
+from onnxadmm.errors import DataError, OnnxadmmError, SpecError, one_line
 from onnxadmm.graph import stage_model, temporary_folder
 
 Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
@@ -124,11 +124,14 @@ def compare(
                 if where not in known:
                     known[where] = measure_peaks(peaks, setting, limit_s)
                 traced: dict[str, Profile] = {}
+                faults: dict[str, str] = {}
                 if profiles and setting.provider not in profiled:
                     profiled.add(setting.provider)
                     say(f"{setting}: profiling")
-                    traced = _profile(files, setting, inputs, rng, limit_s)
-                results.append(replace(found, peak_gflops=known[where], profiles=traced))
+                    traced, faults = _profile(files, setting, inputs, rng, limit_s)
+                results.append(
+                    replace(found, peak_gflops=known[where], profiles=traced, unprofiled=faults)
+                )
             except (ProviderError, DataError) as e:
                 results.append(Unmeasured(setting, str(e)))
     return results
@@ -194,18 +197,19 @@ def _profile(
     inputs: Mapping[str, np.ndarray[Any, Any]],
     rng: np.random.Generator,
     limit_s: float,
-) -> dict[str, Profile]:
-    """Run each model under the profiler; one that can't be profiled is left out."""
+) -> tuple[dict[str, Profile], dict[str, str]]:
+    """Run each model under the profiler; return the profiles, and why a model has none."""
     found: dict[str, Profile] = {}
+    faults: dict[str, str] = {}
     cores = choose_cores(setting.threads, rng) if setting.provider == "cpu" else []
     environment = _SYNCHRONOUS if device(setting.provider) == "cuda" else {}
     for name, file in files.items():
-        with (
-            temporary_folder() as folder,
-            WorkerProcess(name, limit_s, environment) as worker,
-            # ONNX Runtime writes no graph over 2 GiB; the models are measured all the same.
-            suppress(OnnxadmmError),
-        ):
-            worker.open(file, setting, cores, trace=folder)
-            found[name] = worker.trace(inputs)
-    return found
+        with temporary_folder() as folder:
+            try:
+                with WorkerProcess(name, limit_s, environment) as worker:
+                    worker.open(file, setting, cores, trace=folder)
+                    found[name] = worker.trace(inputs)
+            except OnnxadmmError as e:
+                # ONNX Runtime writes no graph over 2 GiB; the models are measured all the same.
+                faults[name] = one_line(e, 200)
+    return found, faults

@@ -98,6 +98,7 @@ class Comparison:
             and number of threads, in 10^9 operations a second; only types that were asked for and that run
             here.
         profiles: Model name -> where its time goes; empty where it wasn't asked for.
+        unprofiled: Model name -> why there is no profile of it, though it was asked for.
     """
 
     setting: Setting
@@ -105,6 +106,7 @@ class Comparison:
     speedups: dict[str, Speedup]
     peak_gflops: dict[str, float] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
+    unprofiled: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

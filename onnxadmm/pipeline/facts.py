@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxadmm import bench
 from onnxadmm.channels import ChannelClass
 from onnxadmm.compact import Account
+from onnxadmm.errors import one_line
 from onnxadmm.report import (
     BatchLatency,
     Epoch,
@@ -181,11 +182,18 @@ def ratios(
 
 def unmeasured(timings: Timings) -> list[Unmeasured]:
     """Return what the benchmark could not measure, and why."""
-    return [
+    found = [
         Unmeasured(what=f"latency on {t.setting}", reason=t.reason)
         for t in timings
         if isinstance(t, bench.Unmeasured)
     ]
+    found += [
+        Unmeasured(what=f"profile of {one_line(name, 60)} ({t.setting})", reason=reason)
+        for t in timings
+        if isinstance(t, bench.Comparison)
+        for name, reason in t.unprofiled.items()
+    ]
+    return found
 
 
 def reported_classes(

@@ -14,6 +14,7 @@ from onnxadmm.bench import Setting, compare
 from onnxadmm.bench.process import WorkerProcess
 from onnxadmm.bench.profile import NO_KERNEL, NOT_THESE, PREFERRED, UNSAID, Profile, read_profile
 from onnxadmm.bench.regions import WEIGHTED
+from onnxadmm.errors import ModelError
 from onnxadmm.graph import model_bytes, pin_dims, random_inputs
 
 CPU = Setting("cpu", 2, 1)
@@ -75,6 +76,19 @@ def test_the_compared_models_are_profiled_once_a_provider(monkeypatch):
     assert {o.operator for o in times.values()} == {"MatMul"}
     assert [o.nodes for o in times.values()] == [20, 2]
     assert times["large"].ms > 3 * times["small"].ms
+
+
+def test_a_model_that_cannot_be_profiled_is_measured_all_the_same(monkeypatch):
+    monkeypatch.setattr("onnxadmm.bench.comparison.LAUNCHES", 1)
+
+    def refuse(*_):
+        raise ModelError("model a: no profile")
+
+    monkeypatch.setattr(WorkerProcess, "trace", refuse)
+    (found,) = compare({"a": matmuls(2)}, [CPU], rows, rounds=5, profiles=True)
+    assert found.measurements["a"].latency.runs > 0
+    assert found.profiles == {}
+    assert found.unprofiled == {"a": "model a: no profile"}
 
 
 def test_nodes_without_names_and_those_of_a_branch_are_counted_once(tmp_path):
