@@ -24,14 +24,6 @@ from onnxadmm.graph import constant_of
 from onnxadmm.ops import describe
 from onnxadmm.ops.element_types import from_torch, numpy_type, to_torch
 
-_FLOATS = {
-    ir.DataType.FLOAT,
-    ir.DataType.DOUBLE,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-}
-
-
 # What these draw is another thing in every run: no import could be compared with ONNX Runtime.
 _RANDOM = {
     "Bernoulli",
@@ -203,4 +195,4 @@ def _numpy_name(kind: onnx.TypeProto) -> str | None:
 
 def passes_gradient(kind: ir.DataType | None) -> bool:
     """Whether a value of this element type could hand a gradient on; unknown ones could."""
-    return kind is None or kind in _FLOATS
+    return kind is None or kind.is_floating_point()

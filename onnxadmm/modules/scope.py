@@ -167,11 +167,16 @@ class Scope:
 
     def output(self, value: ir.Value) -> Any:
         """Return a graph output; levels of a quantization, floats on the way, become their own type."""
-        kind, producer = self._kind(value), value.producer()
-        levels = producer is not None and "Quantize" in producer.op_type
-        if kind is None or not levels or kind in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        kind = self._kind(value)
+        if kind is None or not self._holds_levels(value) or kind.is_floating_point():
             return self.tensor(value)
         return self.call(torch.Tensor.to, self.tensor(value), torch_type(kind))
+
+    def _holds_levels(self, value: ir.Value) -> bool:
+        """Whether a value that is of integers in the graph may be of floats here."""
+        producer = value.producer()
+        found = None if producer is None else ops.find(producer, self._opsets)
+        return found is not None and found.straight_through
 
     def visit(self, node: ir.Node) -> None:
         """Add a node: built, delegated, frozen, or refused.
@@ -343,9 +348,13 @@ class Scope:
             UnsupportedError: One must, or ONNX Runtime can't run it either: `refusal`, then.
         """
         named = [v for v in node.outputs if v.name]
-        if learned and any(passes_gradient(self._kind(v)) for v in named):
-            raise refusal
         read = [v for v in (*node.inputs, *captured(node)) if v is not None]
+        # Of levels the next levels are made: a gradient passes them.
+        if learned and any(
+            [passes_gradient(self._kind(v)) for v in named]
+            + [self._holds_levels(v) for v in (*read, *named)]
+        ):
+            raise refusal
         try:
             types = {v: self._type(v) for v in read if constant_of(v) is None}
             module, passed = freeze(node, self._opsets, types)
@@ -354,7 +363,7 @@ class Scope:
         path = f"frozen_{len(self.frozen) + 1}"
         self.root.add_module(path, module)
         self.frozen.append(ops.describe(node))
-        result = self.graph.call_module(path, tuple(self.tensor(v) for v in passed))
+        result = self.graph.call_module(path, tuple(self.output(v) for v in passed))
         if len(named) == 1:
             return [named[0].name], [result]
         parts = [self.call(operator.getitem, result, k) for k in range(len(named))]

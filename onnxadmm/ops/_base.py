@@ -144,6 +144,8 @@ class Operator:
     """The attributes that `build` honours; any other one is refused, never ignored."""
     weight_ports: ClassVar[tuple[int, ...]] = ()
     """Inputs that hold a weight when they hold a float constant."""
+    straight_through: ClassVar[bool] = False
+    """Whether outputs that are integers in the graph are floats in torch, so that gradients pass them."""
     statistics_ports: ClassVar[tuple[int, ...]] = ()
     """Inputs that hold measured statistics: cut with their channel, never trained or scored."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import operator
+from typing import Any, ClassVar, NamedTuple
 
 import onnx_ir as ir
 
@@ -29,14 +30,39 @@ from onnxadmm.ops.heads import (
 )
 
 _MASK = 3
+_PRODUCTS = 3
+
+
+class Style(NamedTuple):
+    """What attention does beside its products.
+
+    Attributes:
+        heads: Of queries and of keys, where they aren't an axis.
+        scale: Of the products; None is 1 / sqrt(D).
+        softcap: Bound of the products by tanh; 0 is none.
+        causal: Whether a query reads the keys up to its own place only.
+        window: How many keys before and behind its own place a query reads; -1 is all.
+        shown: Which products are handed out: 0 as they are, 1 capped, 2 masked too, 3 as shares.
+    """
+
+    heads: tuple[int, int] = (0, 0)
+    scale: float | None = None
+    softcap: float = 0.0
+    causal: bool = False
+    window: tuple[int, int] = (-1, -1)
+    shown: int | None = None
 
 
 @register
 class Attention(Operator):
-    """softmax(scale · Q Kᵀ + mask) V by head; Q, K, V are [N, heads, S, D] or [N, S, heads · D]."""
+    """softmax(scale · Q Kᵀ + mask) V by head; Q, K, V are [N, heads, S, D] or [N, S, heads · D].
+
+    Inputs 4 and 5 are keys and values of earlier steps, input 6 is how many of the keys of each sample count; the
+    outputs are the result, all keys, all values, and the products.
+    """
 
     op_type = "Attention"
-    versions = (23, 24, 25)
+    versions: ClassVar[tuple[int, ...]] = (23, 24)
     attributes = frozenset(
         {
             "is_causal",
@@ -85,95 +111,160 @@ class Attention(Operator):
         return integer(node, "q_num_heads", 1), integer(node, "kv_num_heads", 1)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call a function of this file that calls torch's scaled_dot_product_attention.
+        """Call a function of this file that calls torch's scaled_dot_product_attention where that does.
 
         Raises:
-            UnsupportedError: A cache of keys, a soft cap beside a mask, or a mask that is too short.
+            UnsupportedError: A softmax in another precision than float.
         """
-        inputs = [*node.inputs, *[None] * (_MASK + 1 - len(node.inputs))]
-        mask = inputs[_MASK]
-        causal, cap = bool(integer(node, "is_causal", 0)), number(node, "softcap", 0.0)
         precision = integer(node, "softmax_precision", ir.DataType.FLOAT)
-        key = inputs[1]
-        assert key is not None
-        refused = {
-            "past keys": any(v is not None for v in inputs[_MASK + 1 :]),
-            "a softcap beside a mask": cap != 0 and (causal or mask is not None),
-            "softmax_precision other than float": precision != ir.DataType.FLOAT,
-            "a mask shorter than the keys": mask is not None
-            and scope.shape(mask)[-1] not in (1, scope.shape(key)[-2]),
-        }
-        for what, there in refused.items():
-            if there:
-                raise UnsupportedError(
-                    f"{describe(node)}: {what} can't be trained yet; compress without training"
-                )
-        q, k, v = (scope.tensor(i) for i in inputs[:3])
-        return scope.call(
-            attend,
-            q,
-            k,
-            v,
-            scope.tensor(mask),
-            heads=(integer(node, "q_num_heads", 0), integer(node, "kv_num_heads", 0)),
-            scale=number(node, "scale", 0.0) or None,
-            softcap=cap,
-            causal=causal,
+        if precision != ir.DataType.FLOAT:
+            raise UnsupportedError(
+                f"{describe(node)}: softmax_precision other than float can't be trained yet; compress without "
+                "training"
+            )
+        outputs = node.outputs
+        shown = len(outputs) > _PRODUCTS and bool(outputs[_PRODUCTS].name)
+        style = Style(
+            (integer(node, "q_num_heads", 0), integer(node, "kv_num_heads", 0)),
+            number(node, "scale", 0.0) or None,
+            number(node, "softcap", 0.0),
+            bool(integer(node, "is_causal", 0)),
+            (integer(node, "left_window_size", -1), integer(node, "right_window_size", -1)),
+            integer(node, "qk_matmul_output_mode", 0) if shown else None,
         )
+        inputs = [scope.tensor(optional_input(node, port)) for port in range(7)]
+        past, counts = (inputs[4], inputs[5]), inputs[6]
+        result = scope.call(attend, *inputs[:4], past=past, counts=counts, style=style)
+        return tuple(scope.call(operator.getitem, result, k) for k in range(len(outputs)))
 
     def macs(self, node: ir.Node, shapes: Shapes) -> int:
         """Each query element meets every key, and each key's weight every value of its head."""
         q, k, _ = (shapes[(v.name if v is not None else "") or ""] for v in node.inputs[:3])
         out = shapes[node.outputs[0].name or ""]
-        return (math.prod(q) + math.prod(out)) * k[-2]
+        past = optional_input(node, 4)
+        keys = k[-2] + (shapes[past.name or ""][2] if past is not None else 0)
+        return (math.prod(q) + math.prod(out)) * keys
+
+
+@register
+class WindowedAttention(Attention):
+    """Attention whose queries may read their neighbourhood only."""
+
+    versions: ClassVar[tuple[int, ...]] = (25,)
+    attributes = Attention.attributes | {"left_window_size", "right_window_size"}
 
 
 def attend(
     q: Any,
     k: Any,
     v: Any,
-    mask: Any,
+    mask: Any = None,
     *,
-    heads: tuple[int, int],
-    scale: float | None,
-    softcap: float,
-    causal: bool,
-) -> Any:
+    style: Style,
+    past: tuple[Any, Any] = (None, None),
+    counts: Any = None,
+) -> tuple[Any, Any, Any, Any]:
     """Compute attention as the ONNX standard defines it.
 
     Args:
         q: [N, heads, S, D] or [N, S, heads · D].
         k: Keys, of as many heads or a divisor of them.
         v: Values.
-        mask: Truth values or addends, broadcast to [N, heads, S, keys], or None.
-        heads: Of queries and of keys, where they aren't an axis.
-        scale: Of the products; None is 1 / sqrt(D).
-        softcap: Bound of the products by tanh; 0 is none.
-        causal: Whether query i reads keys up to i only.
+        mask: Truth values or addends, broadcast to [N, heads, S, keys], or None; one that is too short forbids
+            the rest.
+        style: What is done beside the products.
+        past: Keys and values [N, heads, P, D] of earlier steps, or None.
+        counts: [N], how many keys count, or None.
+
+    Returns:
+        The result, all keys, all values, and the products where they are asked for.
     """
     import torch
     import torch.nn.functional as F  # noqa: N812
 
     joined = q.ndim < SPLIT_RANK
     if joined:
+        heads = style.heads
         q, k, v = (
             t.unflatten(-1, (n, -1)).transpose(1, 2)
             for t, n in zip((q, k, v), (heads[0], heads[1], heads[1]), strict=True)
         )
+    offset: Any = 0
+    if past[0] is not None:
+        offset = past[0].shape[2]
+        k, v = (torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
+    elif counts is not None:
+        offset = counts.reshape(-1, 1, 1, 1) - q.shape[2]
+    keys, values = k, v
     times = q.shape[1] // k.shape[1]
     if times > 1:
         k, v = (torch.repeat_interleave(t, times, dim=1) for t in (k, v))
-    if softcap:
-        products = q @ k.mT * (scale if scale is not None else 1 / math.sqrt(q.shape[-1]))
-        result = torch.softmax(softcap * torch.tanh(products / softcap), -1) @ v
+    plain = style.causal and mask is None and past[0] is None and counts is None
+    plain = plain and style.window == (-1, -1)
+    if not plain:
+        mask = _narrow(q, k, mask, style, offset=offset, counts=counts)
+    products = None
+    if style.softcap or style.shown is not None:
+        result, products = _attend_openly(q, k, v, mask, style=style, causal=plain)
     else:
-        if causal and mask is not None:
-            early = q.new_ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-            mask = mask & early if mask.dtype == torch.bool else mask.masked_fill(~early, -math.inf)
         result = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scale
+            q, k, v, attn_mask=mask, is_causal=plain, scale=style.scale
         )
-    return result.transpose(1, 2).flatten(2) if joined else result
+    return result.transpose(1, 2).flatten(2) if joined else result, keys, values, products
+
+
+def _narrow(q: Any, k: Any, mask: Any, style: Style, *, offset: Any = 0, counts: Any = None) -> Any:
+    """Return the mask with the keys forbidden that a query may not read; None where all may be read."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    keys = k.shape[2]
+    if mask is not None and 1 < mask.shape[-1] < keys:
+        nothing: Any = False if mask.dtype == torch.bool else -math.inf
+        mask = F.pad(mask, (0, keys - mask.shape[-1]), value=nothing)
+    places = torch.arange(keys, device=q.device)
+    ahead = places - torch.arange(q.shape[2], device=q.device)[:, None] - offset
+    rules = []
+    if style.causal:
+        rules.append(ahead <= 0)
+    if style.window[0] >= 0:
+        rules.append(-ahead <= style.window[0])
+    if style.window[1] >= 0:
+        rules.append(ahead <= style.window[1])
+    if counts is not None:
+        rules.append(places < counts.reshape(-1, 1, 1, 1))
+    for allowed in rules:
+        if mask is None:
+            mask = allowed
+        elif mask.dtype == torch.bool:
+            mask = mask & allowed
+        else:
+            mask = torch.where(allowed, mask, -math.inf)
+    return mask
+
+
+def _attend_openly(
+    q: Any, k: Any, v: Any, mask: Any, *, style: Style, causal: bool
+) -> tuple[Any, Any]:
+    """Return attention and its products, which torch's own function doesn't hand out."""
+    import torch
+
+    scale = style.scale if style.scale is not None else 1 / math.sqrt(q.shape[-1])
+    stages = [q @ k.mT * scale]
+    capped = style.softcap * torch.tanh(stages[0] / style.softcap) if style.softcap else stages[0]
+    if causal:
+        mask = _narrow(q, k, None, style)
+    masked = capped
+    if mask is not None and mask.dtype == torch.bool:
+        masked = capped.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        masked = capped + mask
+    wide = masked.float() if masked.element_size() < 4 else masked  # noqa: PLR2004  (bytes of float32)
+    # A query that may read nothing reads zero.
+    empty = torch.isneginf(masked).all(-1, keepdim=True)
+    shares = torch.softmax(wide.masked_fill(empty, 0.0), -1).masked_fill(empty, 0.0).to(q.dtype)
+    stages += [capped, masked, shares]
+    return shares @ v, None if style.shown is None else stages[style.shown]
 
 
 @register

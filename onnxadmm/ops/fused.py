@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -23,7 +23,7 @@ from onnxadmm.ops._base import (
 from onnxadmm.ops.activation import Unary
 from onnxadmm.ops.convolution import Conv
 from onnxadmm.ops.elementwise import Elementwise, meet
-from onnxadmm.ops.linear import multiply_labels
+from onnxadmm.ops.linear import Gemm, multiply_labels
 from onnxadmm.ops.sample_statistics import layer_norm, renormalise, rms_norm
 
 MICROSOFT = "com.microsoft"
@@ -137,19 +137,48 @@ class FusedConv(Conv):
         result = super().build(node, scope)
         addend = scope.tensor(optional_input(node, 3))
         result = result if addend is None else scope.call(torch.add, result, addend)
-        kind = text(node, "activation", "")
-        if not kind:
-            return result
         parameters = node.attributes.get("activation_params")
         given = list(parameters.as_floats()) if parameters is not None else []
-        try:
-            function, arguments = _activation(kind, given)
-        except KeyError:
-            raise UnsupportedError(
-                f"{describe(node)}: activation {kind!r} with {len(given)} parameters can't be trained yet; "
-                "compress without training"
-            ) from None
-        return scope.call(function, result, *arguments)
+        return _activate(node, scope, result, given)
+
+
+def _activate(node: ir.Node, scope: BuildScope, result: Any, given: list[float]) -> Any:
+    """Call the activation that the node names, if any.
+
+    Raises:
+        UnsupportedError: Another one than its fusions write.
+    """
+    kind = text(node, "activation", "")
+    if not kind:
+        return result
+    try:
+        function, arguments = _activation(kind, given)
+    except KeyError:
+        raise UnsupportedError(
+            f"{describe(node)}: activation {kind!r} with {len(given)} parameters can't be trained yet; "
+            "compress without training"
+        ) from None
+    return scope.call(function, result, *arguments)
+
+
+@register
+class FusedGemm(Gemm):
+    """activation(Gemm(A, B, C))."""
+
+    domain, op_type = MICROSOFT, "FusedGemm"
+    versions: ClassVar[tuple[int, ...]] = (1,)  # type: ignore[assignment]
+    attributes = Gemm.attributes | {
+        "activation",
+        "activation_alpha",
+        "activation_beta",
+        "activation_gamma",
+    }
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call the product and the activation."""
+        names = ("activation_alpha", "activation_beta", "activation_gamma")
+        given = [node.attributes[n].as_float() for n in names if n in node.attributes]
+        return _activate(node, scope, super().build(node, scope), given)
 
 
 @register
@@ -277,3 +306,51 @@ class SkipSimplifiedLayerNormalization(_Skip):
         """Call the function of RMSNormalization."""
         scale, epsilon = scope.tensor(node.inputs[2]), number(node, "epsilon", 1e-12)
         return scope.call(rms_norm, total, scale, -1, epsilon)
+
+
+@register
+class EmbedLayerNormalization(Operator):
+    """The normalised sum of word, position and segment embeddings of ids [N, S]."""
+
+    domain, op_type, versions = MICROSOFT, "EmbedLayerNormalization", (1,)
+    attributes = frozenset({"epsilon", "mask_index_type"})
+    weight_ports = (2, 3, 4, 5, 6)
+
+    def labels(self, node: ir.Node, scope: LabelScope) -> None:
+        """Fix everything."""
+        fix_all(node, scope, f"{describe(node)}: fused embeddings can't be cut yet")
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torch's embedding and layer_norm; the second output counts the mask, the third is the sum."""
+        mask = scope.tensor(optional_input(node, 7))
+        inputs = [scope.tensor(optional_input(node, port)) for port in (0, 1, 2, 3, 4, 8)]
+        total = scope.call(embed, *inputs)
+        scale, bias = scope.tensor(node.inputs[5]), scope.tensor(node.inputs[6])
+        result = scope.call(layer_norm, total, scale, bias, -1, number(node, "epsilon", 1e-12))
+        return result, scope.call(count_mask, mask, inputs[0]), total
+
+
+def embed(*inputs: Any) -> Any:
+    """Return the sum of embeddings.
+
+    Args:
+        inputs: Ids and segments [N, S], the tables of words, positions and segments, and positions; segments
+            and positions may be None.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    ids, segments, words, places, kinds, positions = inputs
+    if positions is None:
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    total = F.embedding(ids.long(), words) + F.embedding(positions.long(), places)
+    return total if segments is None else total + F.embedding(segments.long(), kinds)
+
+
+def count_mask(mask: Any, ids: Any) -> Any:
+    """Return how many ids of each sample count, int32 [N]; 0 without a mask."""
+    import torch
+
+    if mask is None:
+        return torch.zeros(len(ids), dtype=torch.int32, device=ids.device)
+    return mask.sum(1, dtype=torch.int32)

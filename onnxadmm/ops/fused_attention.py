@@ -21,7 +21,7 @@ from onnxadmm.ops._base import (
     optional_input,
     register,
 )
-from onnxadmm.ops.attention import attend, rotate
+from onnxadmm.ops.attention import Style, attend, rotate
 from onnxadmm.ops.fused import MICROSOFT
 from onnxadmm.ops.heads import (
     SPLIT_RANK,
@@ -100,25 +100,23 @@ class FusedAttention(Operator):
         """Multiply, split, and call the function of Attention.
 
         Raises:
-            UnsupportedError: A mask, a cache, or a bias of the products.
+            UnsupportedError: A cache, or another form of mask.
         """
         import operator
 
         import torch
         import torch.nn.functional as F  # noqa: N812
 
-        beside = {"a mask": 3, "a cache": 4, "a bias of the products": 5}
-        _refuse(
-            node, {what: optional_input(node, port) is not None for what, port in beside.items()}
-        )
+        past = any(optional_input(node, port) is not None for port in (4, 6))
+        _refuse(node, {"a cache": past or len(node.outputs) > 1})
         x, w, b = (scope.tensor(optional_input(node, port)) for port in (0, 1, 2))
         all_three = scope.call(F.linear, x, scope.call(torch.t, w), b)
         weight = node.inputs[1]
         assert weight is not None
         sizes = self._sizes(node, scope.shape(weight)[1])
         parts = scope.call(torch.split, all_three, sizes, dim=-1)
-        q, k, v = (scope.call(operator.getitem, parts, i) for i in range(3))
-        return scope.call(attend, q, k, v, None, **_options(node))
+        tensors = [scope.call(operator.getitem, parts, i) for i in range(3)]
+        return _attention(node, scope, tensors, (3, 5))
 
     def macs(self, node: ir.Node, shapes: Shapes) -> int:
         """The three products with the weights, and what Attention costs."""
@@ -131,14 +129,47 @@ class FusedAttention(Operator):
         return given or [columns // 3] * 3
 
 
-def _options(node: ir.Node) -> dict[str, Any]:
+def _attention(node: ir.Node, scope: BuildScope, tensors: list[Any], ports: tuple[int, int]) -> Any:
+    """Call the function of Attention on queries, keys and values.
+
+    Args:
+        node: Names heads and scale.
+        scope: Where calls are added.
+        tensors: Queries, keys and values.
+        ports: The inputs that hold a mask of integers, and addends.
+    """
+    import operator
+
     heads = integer(node, "num_heads", 1)
-    return {
-        "heads": (heads, heads),
-        "scale": number(node, "scale", 0.0) or None,
-        "softcap": 0.0,
-        "causal": bool(integer(node, "unidirectional", 0)),
-    }
+    style = Style(
+        (heads, heads),
+        number(node, "scale", 0.0) or None,
+        causal=bool(integer(node, "unidirectional", 0)),
+    )
+    value, added = (optional_input(node, port) for port in ports)
+    mask = scope.tensor(added)
+    if value is not None:
+        _refuse(node, {"a mask of this form": scope.rank(value) not in (1, 2, 3)})
+        forbidden = number(node, "mask_filter_value", -10000.0)
+        addends = scope.call(mask_addends, scope.tensor(value), tensors[1], forbidden)
+        mask = addends if added is None else scope.call(operator.add, addends, mask)
+    return scope.call(operator.getitem, scope.call(attend, *tensors, mask, style=style), 0)
+
+
+def mask_addends(mask: Any, keys: Any, forbidden: float) -> Any:
+    """Return addends, broadcast to [N, heads, S, keys].
+
+    Args:
+        mask: [N, keys] or [N, S, keys] with 0 where nothing may be read, or [N], how many keys may be read.
+        keys: [N, keys, D].
+        forbidden: The addend of what may not be read.
+    """
+    import torch
+
+    if mask.dim() == 1:
+        mask = torch.arange(keys.shape[1], device=keys.device) < mask[:, None]
+    mask = mask.unsqueeze(1) if mask.dim() == 3 else mask[:, None, None]  # noqa: PLR2004
+    return torch.where(mask > 0, 0.0, forbidden).to(keys.dtype)
 
 
 @register
@@ -175,7 +206,7 @@ class MultiHeadAttention(Operator):
         """Add the bias and call the function of Attention.
 
         Raises:
-            UnsupportedError: Packed tensors, a mask, a cache, or a bias of the products.
+            UnsupportedError: Packed tensors, a cache, or another form of mask.
         """
         import operator
 
@@ -183,8 +214,8 @@ class MultiHeadAttention(Operator):
 
         q, k, v = (optional_input(node, port) for port in range(3))
         packed = any(t is None or scope.rank(t) != _JOINED_RANK for t in (q, k, v))
-        masked = any(optional_input(node, port) is not None for port in range(4, 10))
-        _refuse(node, {"packed tensors": packed, "a mask, a bias or a cache": masked})
+        past = any(optional_input(node, port) is not None for port in range(6, 10))
+        _refuse(node, {"packed tensors": packed, "a cache": past or len(node.outputs) > 1})
         tensors = [scope.tensor(t) for t in (q, k, v)]
         bias = scope.tensor(optional_input(node, 3))
         if bias is not None:
@@ -194,7 +225,7 @@ class MultiHeadAttention(Operator):
                 scope.call(torch.add, t, scope.call(operator.getitem, parts, i))
                 for i, t in enumerate(tensors)
             ]
-        return scope.call(attend, *tensors, None, **_options(node))
+        return _attention(node, scope, tensors, (4, 5))
 
     def macs(self, node: ir.Node, shapes: Shapes) -> int:
         """Each query element meets every key, and each key's weight every value."""

@@ -26,7 +26,7 @@ from onnxadmm.ops._base import (
     register,
 )
 
-_LEVELS = {
+LEVELS = {
     ir.DataType.UINT8: (0, 255),
     ir.DataType.INT8: (-128, 127),
     ir.DataType.UINT16: (0, 65535),
@@ -77,16 +77,12 @@ class Linear(Operator):
             scope.replace_constant(node, _ZERO_POINT, content[scope.alive(scale, 0)])
 
     def _refuse(self, node: ir.Node, kind: ir.DataType | None, known: set[ir.DataType]) -> None:
-        """Refuse blocks, and element types without plain levels."""
-        refused = {
-            "a scale for each block": bool(integer(node, "block_size", 0)),
-            f"element type {kind.name if kind is not None else 'unknown'}": kind not in known,
-        }
-        for what, there in refused.items():
-            if there:
-                raise UnsupportedError(
-                    f"{describe(node)}: {what} can't be trained yet; compress without training"
-                )
+        """Refuse element types without plain levels."""
+        if kind not in known:
+            raise UnsupportedError(
+                f"{describe(node)}: element type {kind.name if kind is not None else 'unknown'} can't be "
+                "trained yet; compress without training"
+            )
 
 
 @register
@@ -95,6 +91,7 @@ class QuantizeLinear(Linear):
 
     op_type = "QuantizeLinear"
     weight_ports = (0,)
+    straight_through = True
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the rounding of this file."""
@@ -103,9 +100,10 @@ class QuantizeLinear(Linear):
         kind = ir.DataType(named) if named else ir.DataType.UINT8
         if zero is not None:
             kind = zero.dtype or node.outputs[0].dtype or kind
-        self._refuse(node, kind, set(_LEVELS))
+        self._refuse(node, kind, set(LEVELS))
         x, scale, shift = (scope.tensor(v) for v in (node.inputs[0], node.inputs[1], zero))
-        return scope.call(quantize, x, scale, shift, integer(node, "axis", 1), _LEVELS[kind])
+        axis, block = integer(node, "axis", 1), integer(node, "block_size", 0)
+        return scope.call(quantize, x, scale, shift, axis, LEVELS[kind], block=block)
 
 
 @register
@@ -119,32 +117,42 @@ class DequantizeLinear(Linear):
         x, zero = node.inputs[0], optional_input(node, _ZERO_POINT)
         assert x is not None
         kind = x.dtype or (zero.dtype if zero is not None else ir.DataType.UINT8)
-        self._refuse(node, kind, {*_LEVELS, ir.DataType.INT32})
+        self._refuse(node, kind, {*LEVELS, ir.DataType.INT32})
         data, scale, shift = (scope.tensor(v) for v in (x, node.inputs[1], zero))
-        return scope.call(dequantize, data, scale, shift, integer(node, "axis", 1))
+        axis, block = integer(node, "axis", 1), integer(node, "block_size", 0)
+        return scope.call(dequantize, data, scale, shift, axis, block=block)
 
 
-def quantize(x: Any, scale: Any, zero: Any, axis: int, bounds: tuple[int, int]) -> Any:
+def quantize(
+    x: Any, scale: Any, zero: Any, axis: int, bounds: tuple[int, int], *, block: int = 0
+) -> Any:
     """Return the levels of `x` as floats, with the gradient of x / scale."""
     import torch
 
-    exact = x / _along(scale, x, axis)
-    shift = 0.0 if zero is None else _along(zero.to(exact.dtype), x, axis)
+    exact = x / _along(scale, x, axis, block)
+    shift = 0.0 if zero is None else _along(zero.to(exact.dtype), x, axis, block)
     levels = torch.clamp(torch.round(exact) + shift, *bounds)
+    return straight_through(levels, exact)
+
+
+def straight_through(levels: Any, exact: Any) -> Any:
+    """Return the levels with the gradient of what they were rounded from."""
     # The difference is zero, and brings the gradient: the levels stay exact.
     return levels.detach() + (exact - exact.detach())
 
 
-def dequantize(q: Any, scale: Any, zero: Any, axis: int) -> Any:
+def dequantize(q: Any, scale: Any, zero: Any, axis: int, *, block: int = 0) -> Any:
     """Return the values of levels."""
     levels = q.to(scale.dtype)
     if zero is not None:
-        levels = levels - _along(zero.to(scale.dtype), q, axis)
-    return levels * _along(scale, q, axis)
+        levels = levels - _along(zero.to(scale.dtype), q, axis, block)
+    return levels * _along(scale, q, axis, block)
 
 
-def _along(parameter: Any, x: Any, axis: int) -> Any:
-    """Lay a vector along an axis of `x`; a single number meets all of it."""
+def _along(parameter: Any, x: Any, axis: int, block: int) -> Any:
+    """Lay a vector, or one element for each block, along an axis of `x`; a single number meets all of it."""
+    if block:
+        return parameter.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
     if parameter.numel() == 1:
         return parameter.reshape(())
     shape = [1] * x.ndim
@@ -158,6 +166,7 @@ class DynamicQuantizeLinear(Operator):
 
     op_type = "DynamicQuantizeLinear"
     versions = (11,)
+    straight_through = True
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
         """Fix everything: the range may come from any channel."""

@@ -124,6 +124,28 @@ def pool_regions(
 
 
 @register
+class MaxRoiPool(RegionPooling):
+    """The largest value in each bin of a box [sample, x1, y1, x2, y2], whose corners are rounded."""
+
+    op_type = "MaxRoiPool"
+    versions = (1, 22)
+    attributes = frozenset({"pooled_shape", "spatial_scale"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Call torchvision's roi_pool."""
+        x, boxes = (scope.tensor(v) for v in node.inputs)
+        size, scale = integers(node, "pooled_shape", ()), number(node, "spatial_scale", 1.0)
+        return scope.call(pool_largest, x, boxes, tuple(size), scale)
+
+
+def pool_largest(x: Any, boxes: Any, size: tuple[int, ...], scale: float) -> Any:
+    """Call torchvision's roi_pool, which is imported only where it is used."""
+    from torchvision.ops import roi_pool
+
+    return roi_pool(x, boxes, size, scale)
+
+
+@register
 class DeformConv(Conv):
     """A convolution whose samples are moved by offsets [N, 2 · groups · kh · kw, E1, E2], and weighed by a mask."""
 

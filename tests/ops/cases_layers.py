@@ -153,6 +153,18 @@ CASES = {
         ((2, 2, 3, 4), [f(2, 2, 3, 4), f(2, 2, 3, 4), f(3, 3)], {"is_causal": 1}, 1),
         ((2, 2, 3, 4), [f(2, 2, 3, 4), f(2, 2, 3, 4)], {"softcap": 2.0}, 1),
         ((2, 2, 3, 4), [f(2, 2, 3, 4), f(2, 2, 3, 4), CAUSAL], {"softcap": 2.0}, 1),
+        (
+            (2, 4, 3, 4),
+            [f(2, 2, 3, 4), f(2, 2, 3, 5), f(3, 7), f(2, 2, 4, 4), f(2, 2, 4, 5)],
+            {"is_causal": 1, "qk_matmul_output_mode": 3},
+            4,
+        ),
+        (
+            (2, 2, 3, 4),
+            [f(2, 2, 6, 4), f(2, 2, 6, 4), f(3, 6), None, None, np.array([5, 6])],
+            {},
+            1,
+        ),
     ],
     "RotaryEmbedding": [
         ((2, 2, 3, 4), [ANGLES, ANGLES, POSITIONS], {}, 1),
@@ -174,6 +186,15 @@ CASES = {
         (X, [f(2, 2, 6, 6)], {"axis": 1, "block_size": 2}, 1, ("int8", 0)),
     ],
     "DynamicQuantizeLinear": [(X, [], {}, 3), ((3, 5), [], {}, 1)],
+    "com.microsoft.EmbedLayerNormalization": [
+        (
+            "(int32[2,3] x) => (float[2,3,4] y, int32[2] m) { a = Constant <value = float {0}> () "
+            "b = Constant <value = float {36}> () d = Constant <value = float {1}> () r = Range (a, b, d) "
+            "s = Sin (r) t = Constant <value = int64[2] {9, 4}> () w = Reshape (s, t) "
+            "g = Constant <value = float[4] {0.5, 2, -1, 1}> () "
+            'y, m = com.microsoft.EmbedLayerNormalization <epsilon = 0.001> (x, "", w, w, "", g, g) }'
+        )
+    ],
     "com.microsoft.Gelu": [(X, [], {}, 1)],
     "com.microsoft.QuickGelu": [(X, [], {}, 1), (X, [], {"alpha": 1.3}, 1)],
     "com.microsoft.BiasGelu": [((2, 4, 6), [f(6)], {}, 1)],
@@ -191,6 +212,10 @@ CASES = {
         (X, [f(5, 4, 3, 3)], {"activation": "LeakyRelu", "activation_params": [0.3]}, 1),
         (X, [f(5, 4, 3, 3)], {"activation": "Clip", "activation_params": [-0.3, 0.5]}, 1),
     ],
+    "com.microsoft.FusedGemm": [
+        ((3, 4), [f(5, 4), f(5)], {"transB": 1, "activation": "Relu"}, 1),
+        ((3, 4), [f(4, 5)], {"alpha": 0.5, "activation": "LeakyRelu", "activation_alpha": 0.3}, 1),
+    ],
     "com.microsoft.FusedMatMul": [
         ((3, 4), [f(4, 5)], {"alpha": 0.5}, 1),
         ((2, 3, 4), [f(5, 4)], {"transB": 1, "transBatchB": 0}, 1),
@@ -200,10 +225,13 @@ CASES = {
         ((2, 3, 6), [f(6, 24), f(24)], {"num_heads": 2}, 1),
         ((2, 3, 6), [f(6, 20), f(20)], {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 4]}, 1),
         ((2, 3, 6), [f(6, 24), f(24)], {"num_heads": 2, "unidirectional": 1, "scale": 0.3}, 1),
+        ((2, 3, 8), [f(8, 24), f(24), np.int32([[1, 1, 0], [1, 1, 1]])], {"num_heads": 4}, 1),
+        ((2, 3, 8), [f(8, 24), f(24), np.int32([2, 3])], {"num_heads": 2, "unidirectional": 1}, 1),
     ],
     "com.microsoft.MultiHeadAttention": [
         ((2, 3, 8), [f(2, 5, 8), f(2, 5, 12)], {"num_heads": 2}, 1),
         ((2, 3, 8), [f(2, 3, 8), f(2, 3, 8), f(24)], {"num_heads": 2, "scale": 0.3}, 1),
+        ((2, 3, 8), [f(2, 3, 8), f(2, 3, 8), None, np.int32([2, 3])], {"num_heads": 4}, 1),
     ],
     "com.microsoft.RotaryEmbedding": [
         ((2, 2, 3, 4), [POSITIONS, ANGLES, ANGLES], {}, 1),

@@ -102,6 +102,14 @@ CASES = {
         ),
         (X, REGIONS, {**ROUND, "mode": "max"}, 1),
     ],
+    "MaxRoiPool": [
+        (
+            X,
+            [np.float32([[0, 0, 0, 3, 3], [1, 1.2, 0.4, 5.6, 4.1], [0, 1, 2, 3, 9]])],
+            {"pooled_shape": [2, 3], "spatial_scale": 0.7},
+            1,
+        )
+    ],
     "DeformConv": [
         (X, [f(5, 4, 3, 3), OFFSETS, f(5), MASK], {}, 1),
         (X, [f(6, 2, 3, 3), OFFSETS], {"group": 2}, 1),

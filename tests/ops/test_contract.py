@@ -12,6 +12,7 @@ import functools
 import cases_elementwise
 import cases_layers
 import cases_movement
+import cases_quantized
 import cases_rarer
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ import onnx.defs
 import onnx_ir as ir
 import pytest
 import torch
+from gradients import check_gradient
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxadmm import ops
@@ -112,7 +114,13 @@ CASES = {
 BOUNDED = {"Asin", "Acos", "Atanh"}
 BEYOND = {"Sqrt": 0.5, "Log": 0.5, "Reciprocal": 0.5, "Acosh": 1.0, "ReduceLogSum": 0.5}
 CASES.update(
-    {**cases_elementwise.CASES, **cases_movement.CASES, **cases_layers.CASES, **cases_rarer.CASES}
+    {
+        **cases_elementwise.CASES,
+        **cases_movement.CASES,
+        **cases_layers.CASES,
+        **cases_quantized.CASES,
+        **cases_rarer.CASES,
+    }
 )
 UNARY = ("Relu", "Sigmoid", "Tanh", "Sqrt", "Exp", "Log", "Abs", "Neg", "Erf", "Reciprocal")
 CASES.update({op: [(X, [], {}, 1)] for op in UNARY})
@@ -124,7 +132,13 @@ OPSETS = range(7, 27)
 # ONNX Runtime's optimizer writes these into the standard's domain, which doesn't know them.
 NOT_OF_THE_STANDARD = {"SimplifiedLayerNormalization"}
 # ONNX Runtime takes the opset and has no kernel: tests/parity compares what the standard's own tests hold of them.
-WITHOUT_A_KERNEL = {("RoiAlign", 22), ("GlobalLpPool", 22)}
+WITHOUT_A_KERNEL = {("RoiAlign", 22), ("MaxRoiPool", 22), ("GlobalLpPool", 22)}
+# onnx knows no types of the domain; elsewhere results are like x.
+FLOAT_RESULT = {
+    "com.microsoft.MatMulIntegerToFloat",
+}
+# Rounding has no slope, and training goes straight through it: another gradient, on purpose.
+ROUNDED = {"com.microsoft.DynamicQuantizeMatMul"}
 
 
 def exists(op, opset):
@@ -174,26 +188,28 @@ def model_of(op, opset, case):
     foreign = bool(domain) or op in NOT_OF_THE_STANDARD
     if not foreign and not expressible(onnx.defs.get_schema(op, opset, ""), case):
         return None
-    return checked(proto, foreign=foreign)
+    result = TensorProto.FLOAT if op in FLOAT_RESULT else kind_of(kind)
+    return checked(proto, foreign=foreign, result=result)
 
 
 def parsed(opset, text):
     """Return a model of several nodes, written as ONNX text; its tensor input is x."""
     return checked(
-        onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> one {text}')
+        onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]> one {text}'
+        )
     )
 
 
-def checked(proto, *, foreign=False):
+def checked(proto, *, foreign=False, result=TensorProto.FLOAT):
     """Return a model with its outputs' types, or None where the standard doesn't allow it."""
     try:
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
         for y in proto.graph.output:
             # A few definitions infer nothing, as other domains do: their outputs are then like x.
             if not y.type.HasField("tensor_type"):
-                kind = proto.graph.input[0].type.tensor_type
-                shape = [None] * len(kind.shape.dim)
-                y.CopyFrom(helper.make_tensor_value_info(y.name, kind.elem_type, shape))
+                shape = [None] * len(proto.graph.input[0].type.tensor_type.shape.dim)
+                y.CopyFrom(helper.make_tensor_value_info(y.name, result, shape))
         if not foreign:
             onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
@@ -207,6 +223,23 @@ def expressible(schema, case):
     required = {n for n, a in schema.attributes.items() if a.required}
     fits = schema.min_input <= 1 + len(others) <= schema.max_input
     return fits and required <= set(attributes) <= set(schema.attributes)
+
+
+def behind_a_layer(model, seen):
+    """Return the model with a trained matrix product in front of what reads x."""
+    changed = model.clone()
+    x = changed.graph.inputs[0]
+    size = seen.shapes["x"][-1]
+    weight = ir.val("layer", const_value=ir.tensor(f(size, size), name="layer"))
+    changed.graph.register_initializer(weight)
+    readers = list(x.uses())
+    product = ir.node("MatMul", [x, weight])
+    product.outputs[0].name = "behind"
+    product.outputs[0].type = x.type
+    for reader, port in readers:
+        reader.replace_input_with(port, product.outputs[0])
+    changed.graph.insert_before(changed.graph[0], product)
+    return changed
 
 
 def registered_versions():
@@ -243,6 +276,7 @@ def data_for(model, op, seed=0):
 
 @pytest.mark.parametrize(("op", "opset", "operator"), list(registered_versions()))
 def test_builder_computes_what_onnx_runtime_computes(op, opset, operator):
+    """And its gradient is that of what it computes."""
     built, refused = 0, []
     for model, seen in cases(op, opset):
         try:
@@ -254,6 +288,8 @@ def test_builder_computes_what_onnx_runtime_computes(op, opset, operator):
         expected = open_session(model_bytes(model)).run(list(imported.outputs), {"x": x})
         got = [g.detach().numpy() for g in imported.module(torch.from_numpy(x))]
         assert compare_outputs(expected, got) < 1e-5
+        if not imported.frozen and x.dtype.kind == "f" and op not in ROUNDED:
+            check_gradient(imported.module, torch.from_numpy(x))
         built += 1
     # Refusing is honest, in words; asymmetric average pools that don't count pads do.
     assert all("can't be trained" in text for text in refused)
@@ -364,6 +400,35 @@ def test_every_registered_version_exists(key):
 def test_no_version_between_opset_7_and_26_is_forgotten(op):
     wanted = {onnx.defs.get_schema(op, o, "").since_version for o in OPSETS if exists(op, o)}
     assert wanted <= {v for d, o, v in ops.registered() if o == op and not d}
+
+
+ELSEWHERE = "a builder of the importer's own, with its subgraphs"
+RANDOM = "draws random numbers: nothing could be compared"
+STRINGS = "reads strings, which torch has no tensors of; ONNX Runtime executes it in front of what is trained"
+WITHOUT_A_BUILDER = {
+    **dict.fromkeys(("If", "Loop", "Scan"), ELSEWHERE),
+    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"), RANDOM),
+    **dict.fromkeys(("RandomUniform", "RandomUniformLike"), RANDOM),
+    **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"), STRINGS),
+    "TfIdfVectorizer": "counts words or numbers: no gradient could pass",
+    "MelWeightMatrix": "makes a constant of integers: no gradient could pass",
+    "NonMaxSuppression": "returns indices: no gradient could pass",
+    "ImageDecoder": "decodes bytes; ONNX Runtime has no kernel for it",
+    "SequenceMap": "runs a graph over a sequence; ONNX Runtime executes it in front of what is trained",
+}
+"""Why an operator of the standard has none; those of which gradients don't pass are executed by ONNX Runtime."""
+
+
+def test_every_operator_of_the_standard_has_a_builder_or_a_reason():
+    names = {s.name for s in onnx.defs.get_all_schemas_with_history() if not s.domain}
+    there = {
+        (n, onnx.defs.get_schema(n, o, "").since_version)
+        for n in names
+        for o in OPSETS
+        if exists(n, o)
+    }
+    built = {(o, v) for d, o, v in ops.registered() if not d}
+    assert {n for n, _ in there - built} == set(WITHOUT_A_BUILDER)
 
 
 def test_a_second_registration_raises():

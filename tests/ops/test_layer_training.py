@@ -7,13 +7,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from cases_layers import CASES, SEQUENCE, f, recurrent
-from test_contract import cases, data_for, model_of
+from cases_layers import CASES, SEQUENCE, X, f, recurrent
+from cases_rarer import REGIONS
+from test_contract import behind_a_layer, cases, data_for, model_of
 
 from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import constant_of, probe
 from onnxadmm.modules import import_model
 
+HEADS = [f(2, 2, 3, 4), f(2, 2, 3, 4)]
 TRAINABLE = [
     ("ConvTranspose", 11),
     ("LayerNormalization", 17),
@@ -83,16 +85,19 @@ def test_what_recurrent_layers_refuse(op, opset, case, reason):
 
 
 @pytest.mark.parametrize(
-    ("op", "opset", "index"),
+    ("op", "opset", "case", "reason"),
     [
-        ("QuantizeLinear", 21, -1),  # a scale for each block
-        ("DequantizeLinear", 21, -1),  # a scale for each block
-        ("Attention", 23, -1),  # a softcap beside a mask
+        ("QuantizeLinear", 21, (X, [np.float32(0.1)], {"output_dtype": 17}, 1), "FLOAT8E4M3FN"),
+        ("Attention", 23, ((2, 2, 3, 4), HEADS, {"softmax_precision": 11}, 1), "softmax_precision"),
+        ("RoiAlign", 16, (X, REGIONS, {"mode": "max"}, 1), "mode 'max'"),
     ],
 )
-def test_what_others_leave_to_onnx_runtime(op, opset, index):
-    model = model_of(op, opset, CASES[op][index])
-    assert len(import_model(model, probe(model)).frozen) == 1
+def test_what_is_left_to_onnx_runtime_is_refused_behind_what_is_trained(op, opset, case, reason):
+    model = model_of(op, opset, case)
+    seen = probe(model)
+    assert len(import_model(model, seen).frozen) == 1
+    with pytest.raises(UnsupportedError, match=reason):
+        import_model(behind_a_layer(model, seen), seen)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_contract import X, model_of
+from test_contract import X, behind_a_layer, model_of
 
 from onnxadmm.bench import open_session
+from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import Probe, compare_outputs, model_bytes
 from onnxadmm.modules import import_model
 
@@ -55,8 +56,9 @@ def test_every_mode_and_kind_of_coordinates(mode, coordinates):
         {"mode": "linear", "keep_aspect_ratio_policy": "not_larger"},
     ],
 )
-def test_what_is_not_built_is_left_to_onnx_runtime(attributes):
+def test_what_is_not_built_is_left_to_onnx_runtime_but_behind_what_is_trained(attributes):
     roi = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32)
     model = model_of("Resize", 19, (X, [roi, None, np.array([*X[:2], 4, 4])], attributes, 1))
-    # Nothing that is trained lies before it; behind a layer it is refused.
     assert len(import_model(model, SHAPES).frozen) == 1
+    with pytest.raises(UnsupportedError, match=list(attributes)[-1]):
+        import_model(behind_a_layer(model, SHAPES), SHAPES)
