@@ -170,6 +170,7 @@ def _measured(warning: Foreseen, timing: bench.Comparison | bench.Unmeasured) ->
     """Return the numbers of one setting, or why there are none."""
     setting = timing.setting
     where = f"{fmt.provider(setting.provider)}, batch{fmt.SPACE}{setting.batch_size}"
+    where += f", {fmt.plural(setting.threads, 'thread')}" if setting.threads > 1 else ""
     if isinstance(timing, bench.Unmeasured):
         return f"{where}: not measured ({one_line(timing.reason, 120)})"
     result, floating = timing.speedups.get("compressed"), timing.speedups.get("pruned")
