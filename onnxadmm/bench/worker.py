@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,9 +27,9 @@ from onnxadmm.bench.device import DeviceMemory
 from onnxadmm.bench.placement import stay_on
 from onnxadmm.bench.profile import read_profile
 from onnxadmm.bench.providers import ProviderError, device
-from onnxadmm.bench.regions import Node
 from onnxadmm.bench.running import run_here
 from onnxadmm.bench.sessions import OPTIMIZED, explain, open_session
+from onnxadmm.bench.tracing import LOG, logged, nodes_of, with_names
 from onnxadmm.bench.wire import Arrays, Message, decode, encode
 from onnxadmm.errors import ModelError, OnnxadmmError, ResourceError, one_line
 
@@ -83,9 +83,9 @@ class _Worker:
         self.model = Path(values["model"])
         self.trace_folder = Path(values["trace"]) if values.get("trace") else None
         if self.trace_folder is not None:
-            self.model = _named(self.model, self.trace_folder)
+            self.model = with_names(self.model, self.trace_folder)
         began = time.perf_counter()
-        with _logged(self.trace_folder):
+        with logged(self.trace_folder):
             self.session = open_session(
                 self.model,
                 values["provider"],
@@ -176,66 +176,17 @@ class _Worker:
             run()
             runs += 1
         events = json.loads(Path(self.session.end_profiling()).read_bytes())
-        log = (self.trace_folder / "log.txt").read_text("utf-8", errors="replace")
+        log = (self.trace_folder / LOG).read_text("utf-8", errors="replace")
         optimized = self.trace_folder / OPTIMIZED
         profile = read_profile(
             events,
             runs,
             self.provider,
             log=log.splitlines(),
-            source=_nodes(self.model),
-            optimized=_nodes(optimized) if optimized.exists() else (),
+            source=nodes_of(self.model),
+            optimized=nodes_of(optimized) if optimized.exists() else (),
         )
         return {"profile": profile.to_plain()}, {}
-
-
-def _nodes(file: Path) -> list[Node]:
-    """Return the nodes of a model's main graph."""
-    import onnx
-
-    model = onnx.load(file, load_external_data=False)
-    return [
-        Node(
-            n.name or next((t for t in n.output if t), ""),
-            n.op_type,
-            tuple(n.input),
-            tuple(n.output),
-        )
-        for n in model.graph.node
-    ]
-
-
-def _named(file: Path, folder: Path) -> Path:
-    """Return a model whose nodes all have names, which are all that a profile tells of them."""
-    import onnx
-
-    model = onnx.load(file, load_external_data=False)
-    if all(n.name for n in model.graph.node):
-        return file
-    if any(t.external_data for t in model.graph.initializer):
-        # Its data lies beside it; the nodes go by number then.
-        return file
-    for node in model.graph.node:
-        node.name = node.name or next((t for t in node.output if t), "")
-    copy = folder / "named.onnx"
-    onnx.save(model, copy)
-    return copy
-
-
-@contextlib.contextmanager
-def _logged(folder: Path | None) -> Iterator[None]:
-    """Within it, what ONNX Runtime logs to standard error goes to `log.txt` in the folder, if any."""
-    if folder is None:
-        yield
-        return
-    before = os.dup(2)
-    try:
-        with (folder / "log.txt").open("wb") as log:
-            os.dup2(log.fileno(), 2)
-            yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
 
 
 class _Sessions(_Worker):
