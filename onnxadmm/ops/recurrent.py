@@ -93,7 +93,7 @@ class Recurrent(Operator):
         """Call a function of this file that calls torch's layer, direction by direction.
 
         Raises:
-            UnsupportedError: Peepholes, sequence lengths, layout 1, or other activations.
+            UnsupportedError: Peepholes, layout 1, or other activations.
         """
         import operator
 
@@ -102,7 +102,6 @@ class Recurrent(Operator):
         refused = {
             f"direction {direction!r}": direction not in _REVERSED,
             "layout 1": bool(integer(node, "layout", 0)),
-            "sequence_lens": optional_input(node, _LENGTHS) is not None,
             "peephole weights": optional_input(node, _PEEPHOLES) is not None,
             "input_forget": bool(integer(node, "input_forget", 0)),
             "activations other than the standard's": self._own_activations(node, len(directions)),
@@ -114,7 +113,19 @@ class Recurrent(Operator):
                 )
         x, *weights = (scope.tensor(optional_input(node, port)) for port in (0, 1, 2, _BIAS))
         states = [scope.tensor(optional_input(node, port)) for port in _STATES]
-        result = scope.call(run_layer, self.kind(node), directions, x, weights, states)
+        lengths = optional_input(node, _LENGTHS)
+        if lengths is None:
+            result = scope.call(run_layer, self.kind(node), directions, x, weights, states)
+        else:
+            result = scope.call(
+                run_by_length,
+                self.kind(node),
+                directions,
+                x,
+                weights,
+                states,
+                lengths=scope.tensor(lengths),
+            )
         return tuple(scope.call(operator.getitem, result, i) for i in range(len(node.outputs)))
 
     def kind(self, node: ir.Node) -> str:
@@ -212,6 +223,34 @@ def run_layer(
         hidden.append(last)
         cells.append(cell)
     return torch.stack(outputs, 1), torch.cat(hidden), torch.cat(cells)
+
+
+def run_by_length(
+    kind: str,
+    directions: tuple[bool, ...],
+    x: Any,
+    weights: Sequence[Any],
+    states: Sequence[Any],
+    *,
+    lengths: Any,
+) -> tuple[Any, Any, Any]:
+    """Run a recurrent layer on sequences of different lengths [N]; those of one length go together.
+
+    Steps behind a sequence's end are zero, and the last state is that of its own last step. Arguments and
+    results are else those of `run_layer`.
+    """
+    r = weights[1]
+    steps, samples = x.shape[:2]
+    outputs = x.new_zeros(steps, len(directions), samples, r.shape[2])
+    hidden = x.new_zeros(len(directions), samples, r.shape[2])
+    cells = x.new_zeros(len(directions), samples, r.shape[2])
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().reshape(-1)
+        if length > 0:
+            own = [None if s is None else s[:, rows] for s in states]
+            y, h, c = run_layer(kind, directions, x[:length, rows], weights, own)
+            outputs[:length, :, rows], hidden[:, rows], cells[:, rows] = y, h, c
+    return outputs, hidden, cells
 
 
 def _reorder(gates: tuple[int, ...], tensors: Sequence[Any]) -> list[Any]:

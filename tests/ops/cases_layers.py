@@ -121,6 +121,12 @@ CASES = {
         ),
         (SEQUENCE, recurrent(3, 2), {"hidden_size": 3, "direction": "bidirectional"}, 2),
         (SEQUENCE, recurrent(3), {"hidden_size": 3, "activations": ["Tanh", "Tanh"]}, 1),
+        (
+            SEQUENCE,
+            [*recurrent(3, 2), np.array([3, 1], np.int32), *states(2)[1:]],
+            {"hidden_size": 3, "direction": "bidirectional", "linear_before_reset": 1},
+            2,
+        ),
     ],
     "RNN": [
         (SEQUENCE, [*recurrent(1), *states(1)], {"hidden_size": 3}, 2),

@@ -70,7 +70,6 @@ def test_dynamic_quantization_of_zeros_stays_finite():
     ("op", "opset", "case", "reason"),
     [
         ("LSTM", 14, ([*recurrent(4), None, None, None, f(1, 9)], {}, 3), "peephole weights"),
-        ("LSTM", 14, ([*recurrent(4), np.array([2, 3], np.int32)], {}, 3), "sequence_lens"),
         ("LSTM", 14, (recurrent(4), {"clip": 0.5}, 1), "attribute 'clip'"),
         ("LSTM", 14, (recurrent(4), {"input_forget": 1}, 1), "input_forget"),
         ("GRU", 14, (recurrent(3), {"activations": ["Relu", "Tanh"]}, 1), "activations other"),
