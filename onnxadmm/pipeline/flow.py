@@ -34,6 +34,7 @@ from onnxadmm.pipeline.analysis import (
 from onnxadmm.pipeline.code import announce
 from onnxadmm.pipeline.foreseeing import Foreseen, foresee, inherent, with_measured
 from onnxadmm.pipeline.inputs import Inputs
+from onnxadmm.pipeline.integers import make_int8
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.masters import Masters
 from onnxadmm.pipeline.measuring import Evaluation, accounts, evaluate, time_models, with_calls
@@ -50,7 +51,6 @@ from onnxadmm.pipeline.request import (
 )
 from onnxadmm.pipeline.surgery import plan_surgery
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
-from onnxadmm.quantize import OnLevels, quantize
 from onnxadmm.report import PackedTensor, Report, Verification, render_all
 from onnxadmm.spec import dump_spec
 
@@ -221,7 +221,9 @@ def _carry_out(
             journal.warn(untested(proof.untested))
         pruned = masters.restore(pruned, surgery)
     with journal.stage("quantize"):
-        compressed = _quantize(pruned, rules, samples, inputs, trained=on_levels, journal=journal)
+        compressed = make_int8(
+            pruned, rules, request, samples, inputs, trained=on_levels, journal=journal
+        )
     with journal.stage("pack"):
         compressed, packing = pack(compressed, spec, inputs, journal)
     models = {"original": original, "pruned": pruned, "compressed": compressed}
@@ -254,27 +256,6 @@ def _carry_out(
     files.update(result := model_contents(compressed))
     files[FINISHED] = receipt(belongs, result)
     return Result(compressed, pruned, report, files)
-
-
-def _quantize(
-    pruned: ir.Model,
-    rules: Sequence[Any],
-    samples: Samples | None,
-    inputs: Inputs,
-    *,
-    trained: Mapping[str, OnLevels],
-    journal: Journal,
-) -> ir.Model:
-    """Make int8 what the rules name; where none asks for it the graph itself comes back."""
-    if not rules or samples is None:
-        return pruned
-    wanted = max((r.int8.samples for r, _ in rules if r.int8 is not None), default=0)
-    if not wanted:
-        return pruned
-    result = quantize(pruned, rules, inputs.calibration(wanted), trained)
-    for text in result.notes:
-        journal.warn(text)
-    return result.model
 
 
 def _report(

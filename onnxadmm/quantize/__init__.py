@@ -13,6 +13,7 @@ from onnxadmm.quantize.levels import (
     uniform_levels,
 )
 from onnxadmm.quantize.placing import integer_layers
+from onnxadmm.quantize.probing import signed_is_faster
 from onnxadmm.quantize.qdq import OnLevels, Quantized, quantize
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "power_levels",
     "project_levels",
     "quantize",
+    "signed_is_faster",
     "uniform_levels",
 ]

@@ -48,11 +48,13 @@ class Quantized:
         model: The graph with QDQ pairs.
         layers: Names of the nodes whose weights are int8.
         notes: What a person should know: one line each.
+        ranges: Of the values that are int8, by name.
     """
 
     model: ir.Model
     layers: tuple[str, ...]
     notes: tuple[str, ...]
+    ranges: Mapping[str, Range]
 
 
 def quantize(
@@ -60,6 +62,8 @@ def quantize(
     rules: Sequence[tuple[Quantize, set[str]]],
     feeds: Iterable[Mapping[str, Array]],
     trained: Mapping[str, OnLevels] | None = None,
+    *,
+    ranges: Mapping[str, Range] | None = None,
 ) -> Quantized:
     """Quantize the layers that the rules name, where they ask for int8 activations.
 
@@ -69,6 +73,7 @@ def quantize(
             that names a node holds.
         feeds: Batches of real inputs, to calibrate on.
         trained: Weights that lie on levels by name; others are projected.
+        ranges: Those that an earlier call observed, for rules that name no layer more; feeds aren't needed then.
 
     Raises:
         UnsupportedError: The opset has no QuantizeLinear.
@@ -95,7 +100,8 @@ def quantize(
         )
     writer = _Writer(result, trained or {}, by_axis=by_axis)
     activations = placed(result.graph, chosen)
-    ranges = observe(model, activations, feeds)
+    if ranges is None:
+        ranges = observe(model, activations, feeds)
     for name, how in activations.items():
         writer.pair(name, ranges[name], signed=bool(how.signed))
     writer.carry()
@@ -104,7 +110,7 @@ def quantize(
     writer.drop_unread()
     clear_stale(result)
     result.graph.sort()
-    return Quantized(result, tuple(name_of(c.node) for c in chosen), tuple(notes))
+    return Quantized(result, tuple(name_of(c.node) for c in chosen), tuple(notes), ranges)
 
 
 class _Writer:

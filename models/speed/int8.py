@@ -1,0 +1,160 @@
+"""int8 models against ONNX Runtime's own static quantization, and cut and quantized ones against the original.
+
+    python models/exports/exporting.py resnet18 legacy 17 resnet18.onnx
+    python models/speed/int8.py resnet18.onnx --cut 0.5
+
+Times in pairs: the original, this project's int8 form, `quantize_static` in every setting that can be the fastest
+(signs of activations, scales by channel, after its own preprocessing), and with `--cut` the model that lost so
+much of every class of channels, in int8. Calibration is on random inputs: time doesn't depend on the weights.
+`--record` keeps the outcome in `int8.json` beside this file, with what it ran on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import onnxadmm
+from onnxadmm.bench import Setting, Unmeasured, compare, environment
+from onnxadmm.graph import load_model, pin_dims, random_inputs
+from onnxadmm.quantize import quantize, signed_is_faster
+from onnxadmm.spec import ActivationQuantization, Quantize
+
+RECORD = Path(__file__).with_suffix(".json")
+CALIBRATED_ON = 4
+OURS, CUT = "onnxadmm int8", "onnxadmm cut, int8"
+
+
+def main() -> int:
+    """Measure each model; return 1 where ours is slower than the best of the other."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    options.add_argument("models", type=Path, nargs="+")
+    options.add_argument("--cut", type=float, help="the share of every class of channels to cut")
+    options.add_argument("--rounds", type=int, default=60)
+    options.add_argument("--batch-size", type=int, default=1)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--record", action="store_true")
+    wanted = options.parse_args()
+    results = [measure(path, wanted) for path in wanted.models]
+    if wanted.record:
+        setting = {n: getattr(wanted, n) for n in ("cut", "rounds", "batch_size", "threads")}
+        document = {**setting, "models": results, "environment": environment()}
+        RECORD.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return int(any(r["against_best"]["high"] < 1 for r in results))
+
+
+def measure(path: Path, wanted: argparse.Namespace) -> dict[str, Any]:
+    """Time every form of a model: first against the original, then ours against the best of theirs."""
+    original = load_model(path)
+    signed = bool(signed_is_faster("cpu", wanted.threads))
+    forms: dict[str, Any] = {"original": path, OURS: in_int8(original, signed=signed)}
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = quantized_by_the_runtime(path, Path(folder))
+        forms.update(theirs)
+        if wanted.cut is not None:
+            spec = {
+                "version": 1,
+                "prune": [{"structure": "channel", "amount": wanted.cut}],
+                "benchmark": {"providers": []},
+            }
+            forms[CUT] = in_int8(onnxadmm.compress(path, spec).model, signed=signed)
+        speedups = paired(forms, original, wanted)
+        best = max(theirs, key=lambda n: speedups[n]["ratio"])
+        against = paired({best: theirs[best], OURS: forms[OURS]}, original, wanted)[OURS]
+    print(f"{path.name}, {'int8' if signed else 'uint8'} activations")
+    for name, found in speedups.items():
+        print(f"  {name:44} {said(found)} of the original's speed")
+    print(f"  {OURS} against {best}: {said(against)}", flush=True)
+    return {
+        "model": path.name,
+        "signed": signed,
+        "speedups": speedups,
+        "best": best,
+        "against_best": against,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def in_int8(model: ir.Model, *, signed: bool) -> ir.Model:
+    """Return this project's int8 form of a graph."""
+    rule = Quantize(activations=ActivationQuantization(calibrate="minmax", signed=signed))
+    names = {n.name or "" for n in model.graph}
+    return quantize(model, [(rule, names)], inputs(model)).model
+
+
+def quantized_by_the_runtime(path: Path, folder: Path) -> dict[str, Path]:
+    """Return name -> file of `quantize_static`'s forms."""
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(path), str(prepared))
+    found: dict[str, Path] = {}
+    for activations in (QuantType.QUInt8, QuantType.QInt8):
+        for by_channel in (True, False):
+            name = f"quantize_static {activations}, by {'channel' if by_channel else 'tensor'}"
+            found[name] = folder / f"{len(found)}.onnx"
+            quantize_static(
+                str(prepared),
+                str(found[name]),
+                Samples(inputs(load_model(path))),
+                quant_format=QuantFormat.QDQ,
+                per_channel=by_channel,
+                activation_type=activations,
+                weight_type=QuantType.QInt8,
+            )
+    return found
+
+
+class Samples(CalibrationDataReader):  # type: ignore[misc]
+    """Hands `quantize_static` what both are calibrated on."""
+
+    def __init__(self, feeds: list[dict[str, np.ndarray[Any, Any]]]) -> None:
+        """Keep the feeds."""
+        self._left = iter(feeds)
+
+    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
+        """Return the next feed; None at the end."""
+        return next(self._left, None)
+
+
+def inputs(model: ir.Model) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Return a few random inputs, the same ones every time."""
+    rng = np.random.default_rng(0)
+    return [random_inputs(model, pin_dims(model, 1), rng) for _ in range(CALIBRATED_ON)]
+
+
+def feed(model: ir.Model, batch_size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Return random inputs, the same ones every time."""
+    return random_inputs(model, pin_dims(model, batch_size), np.random.default_rng(0))
+
+
+def paired(
+    forms: dict[str, Any], original: ir.Model, wanted: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Return name -> speedup against the first form, with its interval."""
+    setting = Setting("cpu", wanted.batch_size, wanted.threads)
+    (found,) = compare(forms, [setting], partial(feed, original), rounds=wanted.rounds)
+    if isinstance(found, Unmeasured):
+        sys.exit(f"error: {found.reason}")
+    return {
+        name: {"ratio": round(s.ratio, 4), "low": round(s.low, 4), "high": round(s.high, 4)}
+        for name, s in found.speedups.items()
+    }
+
+
+def said(found: dict[str, float]) -> str:
+    """Return a speedup as text."""
+    return f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
