@@ -8,6 +8,7 @@ One process holds all sessions of its parent: the first costs its start (half a 
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ OPEN_S = 30.0
 READING_BYTES_PER_S = 3e7
 START_S = 120.0
 NEVER_S = 1e6
+PATIENCE = 8.0
+"""Making a session may take so many times its time by the clock, where others keep it from computing."""
 GRACE_S = 10.0
 """A run is asked to stop after its time, and its process is ended so many seconds later."""
 
@@ -63,7 +66,8 @@ class _Keeper:
                 # What importing takes on a busy machine isn't the model's.
                 self.ask(self._worker, {"do": "start"}, {}, START_S)
             worker, self._next = self._worker, self._next + 1
-            answer = self.ask(worker, {"do": "load", "key": self._next, **values}, {}, limit_s)
+            request = {"do": "load", "key": self._next, **values}
+            answer = self.ask(worker, request, {}, PATIENCE * limit_s, limit_s)
             return worker, self._next, answer
 
     def ask(
@@ -72,6 +76,7 @@ class _Keeper:
         values: Mapping[str, Any],
         arrays: Mapping[str, Array],
         limit_s: float,
+        computing_s: float = math.inf,
     ) -> Any:
         """Ask a process, and forget it where it doesn't answer.
 
@@ -84,7 +89,7 @@ class _Keeper:
                 raise EOFError
             dropped, self._dropped = self._dropped, []
             try:
-                return worker.ask({**values, "drop": dropped}, arrays, limit_s)
+                return worker.ask({**values, "drop": dropped}, arrays, limit_s, computing_s)
             except (TimeoutError, EOFError):
                 self._end(worker)
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 
 from onnxadmm.bench.profile import Profile
 from onnxadmm.bench.providers import ProviderError
@@ -26,6 +28,7 @@ from onnxadmm.errors import DataError, ModelError, OnnxadmmError, ResourceError,
 
 _CHUNK = 1 << 16
 _GOODBYE_S = 0.5
+_LOOK_S = 1.0
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from onnxadmm.bench import worker; worker.main()"
 
 _ERRORS: dict[str, type[OnnxadmmError]] = {
@@ -59,6 +62,7 @@ class WorkerProcess:
         self.is_torn = False
         """Whether a request was left in the middle: the next answer wouldn't be the next request's."""
         self._limit_s = limit_s
+        self._allowed_s = math.inf
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
         # The child finds the same packages as we do, and nothing else: no current directory.
         paths = json.dumps([os.path.abspath(p) for p in sys.path])  # noqa: PTH100
@@ -184,11 +188,23 @@ class WorkerProcess:
                 "the model is too slow or hangs ONNX Runtime: use a smaller batch size"
             ) from None
 
-    def ask(self, values: Mapping[str, Any], arrays: Mapping[str, Any], limit_s: float) -> Message:
+    def ask(
+        self,
+        values: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+        limit_s: float,
+        computing_s: float = math.inf,
+    ) -> Message:
         """Send a request and return its answer.
 
+        Args:
+            values: What is asked.
+            arrays: What goes with it.
+            limit_s: How long to wait for an answer, by the clock.
+            computing_s: How long the process may compute for it.
+
         Raises:
-            TimeoutError: There was none in so many seconds.
+            TimeoutError: There was none in that time.
             EOFError: The process has ended.
             OnnxadmmError: What the answer says that went wrong.
         """
@@ -197,6 +213,7 @@ class WorkerProcess:
         except ValueError as e:
             raise DataError(f"inputs for {self.name!r}: {e}; give plain arrays") from None
         deadline = time.monotonic() + limit_s
+        self._allowed_s = self._computed_s() + computing_s
         self.is_torn = True
         try:
             self._write(frame, deadline)
@@ -212,14 +229,14 @@ class WorkerProcess:
     def _write(self, frame: bytes, deadline: float) -> None:
         view = memoryview(frame)
         while view:
-            _wait(self._to.fileno(), selectors.EVENT_WRITE, deadline)
+            self._wait(self._to.fileno(), selectors.EVENT_WRITE, deadline)
             with contextlib.suppress(BlockingIOError):
                 view = view[os.write(self._to.fileno(), view[:_CHUNK]) :]
 
     def _read(self, size: int, deadline: float) -> bytes:
         parts: list[bytes] = []
         while size:
-            _wait(self._from.fileno(), selectors.EVENT_READ, deadline)
+            self._wait(self._from.fileno(), selectors.EVENT_READ, deadline)
             try:
                 part = os.read(self._from.fileno(), min(size, _CHUNK))
             except BlockingIOError:
@@ -229,6 +246,25 @@ class WorkerProcess:
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+    def _wait(self, descriptor: int, event: int, deadline: float) -> None:
+        """Wait until the pipe is ready.
+
+        Raises:
+            TimeoutError: It isn't by the deadline, or the process has computed for too long.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, event)
+            while not selector.select(max(0.0, min(_LOOK_S, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline or self._computed_s() > self._allowed_s:
+                    raise TimeoutError
+
+    def _computed_s(self) -> float:
+        """Return the processor time that the process has had, in seconds; 0 once it is gone."""
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self._process.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
 
     def _death(self) -> ModelError | ResourceError:
         """Return why the process ended, as far as its exit status and last words tell."""
@@ -249,16 +285,3 @@ class WorkerProcess:
             name = signal.Signals(-status).name if -status in list(signal.Signals) else -status
             return ModelError(f"{what} crashed in ONNX Runtime ({name}){last}; check the model")
         return ResourceError(f"{what} ended with status {status}{last}; check the installation")
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    """Wait until the pipe is ready.
-
-    Raises:
-        TimeoutError: It isn't by the deadline.
-    """
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, event)
-        while not selector.select(max(0.0, deadline - time.monotonic())):
-            if time.monotonic() >= deadline:
-                raise TimeoutError

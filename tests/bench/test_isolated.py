@@ -77,6 +77,7 @@ def test_making_a_session_is_limited_in_time(monkeypatch):
     start = time.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr(isolated, "OPEN_S", 2.0)
+        patch.setattr(isolated, "PATIENCE", 4.0)
         with pytest.raises(ModelError, match="too long: making a session was stopped after 2 s"):
             open_isolated(folding(), name="the hostile model")
     assert time.monotonic() - start < 20
