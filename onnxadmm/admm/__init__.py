@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxadmm.admm.constraints import (
     Constraint,
     CoupledChannels,
+    PooledElements,
     Unstructured,
     channel_masks,
     coupled,
@@ -16,7 +17,13 @@ from onnxadmm.admm.levels import QuantizedWeight
 from onnxadmm.admm.penalty import Penalty, make_penalty
 from onnxadmm.admm.pooled import PooledChannels, pooled
 from onnxadmm.admm.projections import project_unstructured, top_k_mask
-from onnxadmm.admm.sets import LAYER_STRUCTURES, Layout, Unreachable, make_layer_set
+from onnxadmm.admm.sets import (
+    LAYER_STRUCTURES,
+    Layout,
+    Unreachable,
+    make_layer_set,
+    pool_elements,
+)
 from onnxadmm.admm.solver import Residuals, Solver
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "Layout",
     "Penalty",
     "PooledChannels",
+    "PooledElements",
     "QuantizedWeight",
     "Residuals",
     "Solver",
@@ -38,6 +46,7 @@ __all__ = [
     "kept_channels",
     "make_layer_set",
     "make_penalty",
+    "pool_elements",
     "pooled",
     "project_unstructured",
     "top_k_mask",

@@ -127,6 +127,32 @@ class Unstructured(Constraint):
         return Unstructured(self.tensor, self.size, between(self.size, self.keep, share))
 
 
+@dataclass(frozen=True)
+class PooledElements(Constraint):
+    """At most `keep` elements of several tensors together are nonzero: one rate over all of them.
+
+    The projection is one selection over all elements, and so exact. A tensor whose elements are all small may lose
+    every one.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    size: int
+    keep: int
+
+    def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the largest elements of all tensors; of equal ones those of the earlier tensor."""
+        flat = torch.cat([weights[n].abs().flatten() for n in self.tensors])
+        kept = torch.split(top_k_mask(flat, self.keep), [weights[n].numel() for n in self.tensors])
+        return {n: m.view_as(weights[n]) for n, m in zip(self.tensors, kept, strict=True)}
+
+    def tightened(self, share: float) -> PooledElements:
+        """Keep a number of elements between all and `keep`; see `Constraint.tightened`."""
+        return PooledElements(
+            self.name, self.tensors, self.size, between(self.size, self.keep, share)
+        )
+
+
 def between(size: int, keep: int, share: float) -> int:
     """Return a count on the way from `size` to `keep`: size · (keep / size)^share, rounded up; `size` at share 0, exactly `keep` at share 1."""
     if share >= 1:

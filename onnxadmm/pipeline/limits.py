@@ -17,6 +17,7 @@ from onnxadmm.admm import (
     Unreachable,
     coupled,
     make_layer_set,
+    pool_elements,
     pooled,
 )
 from onnxadmm.channels import Pool, matches, patterns
@@ -54,7 +55,6 @@ def constraints(
     ]
     sets += [pooled(p, list(trainable)) for p in pools]
     _require_learning(analysis, trainable, targets, pools)
-    held, axes = ops.weights(model), ops.weight_axes(model)
     for structure in LAYER_STRUCTURES:
         chosen: dict[str, tuple[int, Prune]] = {}
         for position, rule in enumerate(spec.prune, start=1):
@@ -66,22 +66,51 @@ def constraints(
                         f"{one_line(', '.join(analysis.layers), 120)}"
                     )
                 chosen.update(dict.fromkeys(hit, (position, rule)))
-        made: set[int] = set()
-        for name, (position, rule) in chosen.items():
-            weight = torch.from_numpy(np.array(constant_of(held[name])))
-            try:
-                found = make_layer_set(name, weight, Layout(*axes.get(name, (0, 1))), rule)
-            except Unreachable as e:
-                raise SpecError(f"prune entry {position}: {one_line(name, 60)!r}: {e}") from None
-            if found is not None:
-                sets.append(found)
-                made.add(position)
-        for position, rule in chosen.values():
-            if position not in made:
-                raise SpecError(
-                    f"prune entry {position}: none of the layers {one_line(rule.layers, 60)!r} has kernels "
-                    "to take positions from; name convolutions"
-                )
+        sets += _layer_sets(model, chosen)
+        sets += _pooled_sets({n: c for n, c in chosen.items() if c[1].scope == "global"}, trainable)
+    return sets
+
+
+def _layer_sets(model: ir.Model, chosen: Mapping[str, tuple[int, Prune]]) -> list[Constraint]:
+    """Return the sets of single weights; those of scope global are none.
+
+    Args:
+        model: The model.
+        chosen: Weight name -> number of the entry that holds, and the entry.
+    """
+    held, axes = ops.weights(model), ops.weight_axes(model)
+    sets: list[Constraint] = []
+    made: set[int] = set()
+    alone = {n: c for n, c in chosen.items() if c[1].scope == "layer"}
+    for name, (position, rule) in alone.items():
+        weight = torch.from_numpy(np.array(constant_of(held[name])))
+        try:
+            found = make_layer_set(name, weight, Layout(*axes.get(name, (0, 1))), rule)
+        except Unreachable as e:
+            raise SpecError(f"prune entry {position}: {one_line(name, 60)!r}: {e}") from None
+        if found is not None:
+            sets.append(found)
+            made.add(position)
+    for position, rule in alone.values():
+        if position not in made:
+            raise SpecError(
+                f"prune entry {position}: none of the layers {one_line(rule.layers, 60)!r} has kernels "
+                "to take positions from; name convolutions"
+            )
+    return sets
+
+
+def _pooled_sets(
+    chosen: Mapping[str, tuple[int, Prune]], trainable: Mapping[str, tuple[int, ...]]
+) -> list[Constraint]:
+    """Return one set for each entry over all the weights that it holds."""
+    sets: list[Constraint] = []
+    for position, rule in dict(chosen.values()).items():
+        shapes = {n: trainable[n] for n, c in chosen.items() if c[0] == position}
+        try:
+            sets.append(pool_elements(f"prune entry {position}", shapes, rule))
+        except Unreachable as e:
+            raise SpecError(f"prune entry {position}: {e}") from None
     return sets
 
 

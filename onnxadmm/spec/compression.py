@@ -49,8 +49,9 @@ class Prune(Section):
     )
     scope: Literal["layer", "global"] = Field(
         "layer",
-        description="layer: each class loses the same share. global, of structure channel: `amount` is one "
-        "budget for all classes that match, and those of the highest score a `unit` stay.",
+        description="layer: each class, or weight, loses the same share. global, of structure channel or unstructured: "
+        "`amount` is one budget for all that match; channels of the highest score a `unit` stay, or the largest of all "
+        "weights.",
     )
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
@@ -86,11 +87,12 @@ class Prune(Section):
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
         if self.scope == "global":
-            if self.structure != "channel":
+            if self.structure not in ("channel", "unstructured"):
                 raise ValueError(
-                    f"scope: global does not go with structure: {self.structure}; use channel"
+                    f"scope: global does not go with structure: {self.structure}; use channel or unstructured"
                 )
-            return self
+            if self.structure == "channel":
+                return self
         by_channel = self.structure in ("channel", "filter", "input_channel")
         wanted = "channels" if by_channel else "parameters"
         if self.unit not in (None, wanted):

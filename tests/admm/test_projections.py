@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from onnxadmm.admm import (
     CoupledChannels,
+    PooledElements,
     Unstructured,
     channel_masks,
     coupled,
@@ -127,6 +128,28 @@ def test_what_is_not_finite_is_refused(bad):
     ):
         with pytest.raises(ValueError, match="not finite"):
             constraint.project({"w": weight})
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_one_selection_over_several_tensors_is_the_closest_point(data):
+    values = st.integers(-3, 3).map(float)
+    parts = data.draw(st.lists(st.lists(values, min_size=1, max_size=3), min_size=1, max_size=3))
+    weights = {f"w{i}": torch.tensor(p) for i, p in enumerate(parts)}
+    size = sum(map(len, parts))
+    keep = data.draw(st.integers(0, size))
+    found = PooledElements("all", tuple(weights), size, keep).project(weights)
+    got = torch.cat([found[n] for n in weights])
+    whole = torch.cat(list(weights.values()))
+    assert int((got != 0).sum()) <= keep
+    least = min(
+        float((whole * (1 - torch.tensor(chosen))).square().sum())
+        for chosen in itertools.product((0.0, 1.0), repeat=size)
+        if sum(chosen) <= keep
+    )
+    assert float((whole - got).square().sum()) == least
+    again = PooledElements("all", tuple(weights), size, keep).project(found)
+    assert all(torch.equal(again[n], found[n]) for n in weights)
 
 
 def test_unstructured_keeps_shape_and_the_largest_of_the_whole_tensor():

@@ -81,6 +81,43 @@ def test_one_budget_over_all_layers_is_met_by_the_cut_model(workplace, unit, epo
     assert not any("keep" in w for w in result.report.warnings), result.report.warnings
 
 
+@pytest.mark.parametrize("epochs", [0, 1], ids=["one shot", "ADMM"])
+def test_one_rate_over_the_weights_of_all_layers_is_met_exactly(workplace, epochs):
+    result = compressed(
+        workplace,
+        "{structure: unstructured, scope: global, amount: 0.5},"
+        '{layers: "conv8", structure: unstructured, amount: 0.25},'
+        "{structure: channel, amount: 0.0}",
+        f"schedule.epochs={epochs}",
+        "schedule.retrain=0",
+    )
+    proto = onnx.load_from_string(model_bytes(result.pruned))
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    layers = {
+        n.name: held[n.input[1]]
+        for n in proto.graph.node
+        if n.op_type in ("Conv", "Gemm", "MatMul")
+    }
+    alone = layers.pop("conv8")
+    assert np.count_nonzero(alone) == round(0.75 * alone.size)
+    size = sum(w.size for w in layers.values())
+    kept = {n: np.count_nonzero(w) for n, w in layers.items()}
+    assert sum(kept.values()) == round(0.5 * size)
+    # The rate is one of all, not of each.
+    assert len({round(k / layers[n].size, 3) for n, k in kept.items()}) > 1
+    if not epochs:
+        least = min(np.abs(w[w != 0]).min() for w in layers.values())
+        before = onnx.load(workplace / "model.onnx")
+        whole = {i.name: onnx.numpy_helper.to_array(i) for i in before.graph.initializer}
+        names = [n.input[1] for n in proto.graph.node if n.name in layers]
+        assert sum(int((np.abs(whole[n]) >= least).sum()) for n in names) == round(0.5 * size)
+
+
+def test_a_rate_over_all_layers_that_leaves_nothing_is_refused_before_training(workplace):
+    with pytest.raises(SpecError, match=r"prune entry 1: amount .* at most 0\.9\d* can go"):
+        compressed(workplace, "{structure: unstructured, scope: global, amount: 0.999999}")
+
+
 def test_an_entry_by_layer_takes_a_class_out_of_the_budget(workplace):
     result = compressed(
         workplace,

@@ -7,7 +7,12 @@ from onnxadmm.admm.sets.blocks import Blocks
 from onnxadmm.admm.sets.columns import Columns
 from onnxadmm.admm.sets.filters import Filters
 from onnxadmm.admm.sets.input_channels import InputChannels
-from onnxadmm.admm.sets.making import LAYER_STRUCTURES, Unreachable, make_layer_set
+from onnxadmm.admm.sets.making import (
+    LAYER_STRUCTURES,
+    Unreachable,
+    make_layer_set,
+    pool_elements,
+)
 from onnxadmm.admm.sets.n_of_m import NOfM
 from onnxadmm.admm.sets.patterns import KernelPatterns, pattern_library
 
@@ -25,4 +30,5 @@ __all__ = [
     "Unreachable",
     "make_layer_set",
     "pattern_library",
+    "pool_elements",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from onnxadmm.admm.constraints import Constraint, Unstructured
+from onnxadmm.admm.constraints import Constraint, PooledElements, Unstructured
 from onnxadmm.admm.sets._base import Groups, Layout
 from onnxadmm.admm.sets.blocks import Blocks
 from onnxadmm.admm.sets.columns import Columns
@@ -50,6 +50,21 @@ def make_layer_set(tensor: str, weight: Tensor, layout: Layout, rule: Prune) -> 
         Unreachable: Nothing of the weight would be left.
     """
     return LAYER_STRUCTURES[rule.structure](Subject(tensor, weight, layout), rule)
+
+
+def pool_elements(name: str, shapes: Mapping[str, Sequence[int]], rule: Prune) -> PooledElements:
+    """Return the set that an unstructured entry of scope `global` means for the weights that it holds.
+
+    Args:
+        name: Of the set.
+        shapes: Weight name -> shape.
+        rule: The entry.
+
+    Raises:
+        Unreachable: Nothing of them would be left.
+    """
+    size = sum(math.prod(shape) for shape in shapes.values())
+    return PooledElements(name, tuple(shapes), size, _kept(size, rule, "weights"))
 
 
 def _kept(size: int, rule: Prune, what: str) -> int:
