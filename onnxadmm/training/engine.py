@@ -81,9 +81,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.imported = imported
         self.teacher = teacher
-        # Channels innermost: pooling and depthwise convolutions run several times faster on a CPU.
-        channels_last = imported.module.to(memory_format=torch.channels_last)
-        self.module = self.accelerator.prepare_model(channels_last)
+        _put_channels_innermost(imported.binding)
+        self.module = self.accelerator.prepare_model(imported.module)
         self.final = list(constraints)
         self.train_data, self.eval_data = settings.train, settings.evaluate
         self.batch_size = settings.batch
@@ -339,3 +338,10 @@ class Trainer:
         self.holding.restore(checkpoint)
         self.position = Position(**checkpoint.state["position"])
         self.history = [EpochRecord(**r) for r in checkpoint.state["history"]]
+
+
+def _put_channels_innermost(weights: Mapping[str, torch.nn.Parameter]) -> None:
+    """Lay the weights of two-dimensional convolutions out so that pooling and depthwise ones run faster on a CPU."""
+    for weight in weights.values():
+        if weight.dim() == 4:  # noqa: PLR2004
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)

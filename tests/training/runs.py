@@ -84,7 +84,7 @@ def schedule(**kwargs):
 def settings(stop=None, objective=None, **kwargs):
     return Settings(
         train=kwargs.pop("train", None) or dataset(),
-        evaluate=dataset(2, 11),
+        evaluate=kwargs.pop("evaluate", dataset(2, 11)),
         batch_size=BATCH,
         goal=Goal(objective or Objective()),
         output=0,
