@@ -91,7 +91,7 @@ for _tag, _pattern, _first in (
 def _construct_int(loader: yaml.SafeLoader, node: yaml.Node) -> int:
     text = str(loader.construct_scalar(cast("yaml.ScalarNode", node)))
     if len(text) > 40:  # noqa: PLR2004  (int() is quadratic; no key takes more than 10 digits)
-        raise SpecError(f"spec: the number {one_line(text, 20)} is too large")
+        raise SpecError(f"spec: the number {one_line(text, 20)} is too large; write a smaller one")
     return int(text, 0) if text.lower().startswith(("0x", "0o")) else int(text)
 
 
@@ -198,11 +198,13 @@ def _load_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as e:
         where = f" line {e.problem_mark.line + 1}" if e.problem_mark else ""
         what = f"{e.context or ''} {e.problem or 'not YAML'}"
-        raise SpecError(f"{name}{where}: not valid YAML: {one_line(what, 160)}") from None
+        raise SpecError(
+            f"{name}{where}: not valid YAML: {one_line(what, 150)}; mend it there"
+        ) from None
     except yaml.YAMLError as e:
-        raise SpecError(f"{name}: not valid YAML: {one_line(e, 160)}") from None
+        raise SpecError(f"{name}: not valid YAML: {one_line(e, 150)}; write it anew") from None
     except (RecursionError, ValueError) as e:
-        raise SpecError(f"{name}: not valid YAML: {one_line(e, 120)}") from None
+        raise SpecError(f"{name}: not valid YAML: {one_line(e, 120)}; write it anew") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -213,7 +215,9 @@ def _override(document: dict[str, Any], override: str) -> None:
     """Set one dotted key of the document, in place: `schedule.epochs=3`, `prune.0.amount=0.5`."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise SpecError(f"--set {one_line(override, 80)!r}: expected key=value")
+        raise SpecError(
+            f"--set {one_line(override, 80)!r}: expected key=value; write --set KEY=VALUE"
+        )
     value = _load_yaml(text, f"--set {one_line(key, 60)}") if text else ""
     node: Any = document
     parts = key.split(".")
@@ -260,7 +264,9 @@ def _refuse_odd_values(value: Any, where: str, name: str) -> None:
         raise SpecError(f"{name}: {shown} is {value}; a finite number is needed")
     elif isinstance(value, int) and not -SIGNED_64 <= value < SIGNED_64:
         # Shown in hexadecimal: Python refuses to write thousands of decimal digits.
-        raise SpecError(f"{name}: {shown} is {one_line(hex(value), 20)}, too large for any key")
+        raise SpecError(
+            f"{name}: {shown} is {one_line(hex(value), 20)}, too large for any key; write a smaller one"
+        )
     elif isinstance(value, str) and not value.isprintable():
         raise SpecError(f"{name}: {shown} holds control characters; write plain text")
 
@@ -292,7 +298,8 @@ def _explain(errors: list[ErrorDetails]) -> str:
         near = difflib.get_close_matches(got, choices, n=1, cutoff=0.5)
         message += f"; did you mean {near[0]!r}?" if near else ""
     shown = "" if isinstance(got, dict | list) else f", got {one_line(repr(got), 60)}"
-    return f"{one_line(where, 80)}: {message[0].lower()}{message[1:]}{shown}"
+    way = "" if ";" in message else "; the README's table of keys says what it takes"
+    return f"{one_line(where, 80)}: {message[0].lower()}{message[1:]}{shown}{way}"
 
 
 def _is_branch(part: int | str) -> bool:

@@ -84,6 +84,8 @@ def check_refusal(mutant, path):
     said = str(caught.value)
     assert len(said) <= 300
     assert said.isprintable()
+    # What to do about it.
+    assert "; " in said
     name = next(k for k in reversed(path) if isinstance(k, str))
     assert name in said, (path, said)
 
