@@ -158,10 +158,7 @@ def level_sets(
         model: The graph, pruned.
         layers: Node name -> names of its weights.
         rules: From `quantize_rules`; of several that name a layer the last one holds.
-        trainable: Weight name -> shape.
-
-    Raises:
-        SpecError: An entry names no weight of two and more axes.
+        trainable: Weight name -> shape; biases and the like, of one axis, are left out.
     """
     integer, by_axis = integer_layers(model, rules)
     held, axes = ops.weights(model), ops.weight_axes(model)

@@ -158,7 +158,10 @@ def test_without_data_weights_are_projected_and_packed(workplace, tmp_path):
         "pack": "auto",
         "benchmark": {"providers": []},
     }
+    plain = onnxadmm.compress(workplace / "model.onnx", {**spec, "pack": "none"})
+    assert any("pack: auto" in w for w in plain.report.warnings)
     result = onnxadmm.compress(workplace / "model.onnx", spec)
+    assert not any("pack: auto" in w for w in result.report.warnings)
     assert result.report.compressed.file_bytes < 0.5 * result.report.original.file_bytes
     whole = result.model.clone()
     unpack_tensors(whole)
