@@ -60,6 +60,9 @@ class Holding:
     @contextlib.contextmanager
     def on_levels(self) -> Iterator[None]:
         """Put the weights on their levels for a while."""
+        if not self.grids:
+            yield
+            return
         between = {n: self._weights[n].detach().clone() for n in self.grids}
         self.settle()
         try:
