@@ -19,13 +19,9 @@ from onnxadmm.graph import probe
 from onnxadmm.modules import compare_with_runtime, import_model, survey_model
 
 MIXED = """
-<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
-g (float[N, 3] x) => (float[N, 2] y, float[N, 2] z) <float[3, 2] w = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}> {
-    levels, scale, zero = DynamicQuantizeLinear(x)
-    c = Constant<value = int8[3, 2] {1, 2, 3, 4, 5, 6}>()
-    product = MatMulInteger(levels, c, zero)
-    number = Cast<to = 1>(product)
-    y = Mul(number, scale)
+<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]>
+g (float[N, 3] x) => (float[N, 3] y, float[N, 2] z) <float[3, 2] w = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}> {
+    y = ai.onnx.ml.Scaler<offset = [0.5], scale = [2.0]>(x)
     h = MatMul(x, w)
     noise = RandomUniformLike(h)
     other = RandomNormalLike(h)
@@ -38,7 +34,7 @@ def test_a_survey_names_every_frozen_and_every_refused_node():
     model = ir.from_proto(onnx.parser.parse_model(MIXED))
     seen = probe(model)
     found = survey_model(model, seen)
-    assert found.frozen == ("MatMulInteger 'product'",)
+    assert found.frozen == ("Scaler 'y'",)
     assert len(found.refused) == 2
     assert all("\n" not in reason for reason in found.refused)
     for reason, name in zip(
@@ -52,7 +48,7 @@ def test_a_survey_names_every_frozen_and_every_refused_node():
 def test_inspect_says_what_training_would_leave_alone():
     model = ir.from_proto(onnx.parser.parse_model(MIXED))
     found = onnxadmm.inspect(model).to_dict()
-    assert found["frozen"] == ["MatMulInteger 'product'"]
+    assert found["frozen"] == ["Scaler 'y'"]
     assert len(found["refused"]) == 2
     weights = {t["name"]: t["learns"] for t in found["tensors"] if t["weight"]}
     assert weights["w"]
