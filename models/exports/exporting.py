@@ -23,6 +23,8 @@ def export(recipe: Architecture, exporter: str, opset: int, path: Path) -> None:
         opset: Version of the standard's operators.
         path: Where to.
     """
+    # torch's fused attention of evaluation has no counterpart in ONNX.
+    torch.backends.mha.set_fastpath_enabled(value=False)
     network = recipe.build()
     tensors = tuple(recipe.inputs.values())
     args = ([tensors[0]],) if recipe.listed else tensors

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxadmm.bench.peak import Kind, measure_peaks
 from onnxadmm.bench.placement import choose_cores
@@ -19,7 +18,9 @@ from onnxadmm.bench.providers import ProviderError, device
 from onnxadmm.bench.results import Comparison, Measurement, Setting, Unmeasured
 from onnxadmm.bench.statistics import Times, speedup, summarize
 from onnxadmm.errors import DataError, OnnxadmmError, SpecError, one_line
-from onnxadmm.graph import stage_model, temporary_folder
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Feeds = Callable[[int], dict[str, np.ndarray[Any, Any]]]
 
@@ -140,6 +141,8 @@ def compare(
 @contextmanager
 def _files(models: Mapping[str, bytes | ir.Model | Path]) -> Iterator[dict[str, Path]]:
     """Give every model a file, and take those that we wrote away again."""
+    from onnxadmm.graph import stage_model, temporary_folder
+
     with temporary_folder() as folder:
         yield {
             name: model if isinstance(model, Path) else stage_model(model, folder, f"{index}.onnx")
@@ -201,6 +204,8 @@ def _profile(
     """Run each model under the profiler; return the profiles, and why a model has none."""
     found: dict[str, Profile] = {}
     faults: dict[str, str] = {}
+    from onnxadmm.graph import temporary_folder
+
     cores = choose_cores(setting.threads, rng) if setting.provider == "cpu" else []
     environment = _SYNCHRONOUS if device(setting.provider) == "cuda" else {}
     for name, file in files.items():

@@ -14,16 +14,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import finalize
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxadmm.bench.process import WorkerProcess
 from onnxadmm.bench.running import Elsewhere
 from onnxadmm.errors import ModelError, one_line
-from onnxadmm.graph import stage_model, temporary_folder
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
 
@@ -224,6 +225,8 @@ def open_isolated(
         ModelError: ONNX Runtime doesn't take the model, crashes on it or doesn't come to an end.
         ResourceError: No memory or disk space for it, or no process can be started.
     """
+    from onnxadmm.graph import stage_model, temporary_folder
+
     # Once it is open its files may go: what is mapped stays.
     with temporary_folder() as folder:
         return IsolatedSession.open(
