@@ -149,10 +149,13 @@ class Operator:
     statistics_ports: ClassVar[tuple[int, ...]] = ()
     """Inputs that hold measured statistics: cut with their channel, never trained or scored."""
 
+    fixes: ClassVar[str] = ""
+    """Why every channel that reaches it must stay, said after the node's name; empty where there is no rule."""
+
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
         """Pass the channels of the inputs on to the outputs. By default nothing can be removed."""
-        reason = f"{describe(node)}: no rule says how channels pass through {self.op_type}"
-        fix_all(node, scope, reason)
+        why = self.fixes or f": no rule says how channels pass through {self.op_type}"
+        fix_all(node, scope, f"{describe(node)}{why}")
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
         """Mend the constants and attributes that held sizes, after channels went."""

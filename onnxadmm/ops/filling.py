@@ -15,7 +15,6 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
-    fix_all,
     optional_input,
     register,
     unlabelled,
@@ -182,10 +181,8 @@ class Range(Operator):
 
     op_type = "Range"
     versions = (11, 27)
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Number the elements: they are positions, no channels."""
-        fix_all(node, scope, f"{describe(node)} counts them")
+    # They are positions, no channels.
+    fixes = " counts them"
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's arange."""
@@ -208,10 +205,8 @@ class EyeLike(Operator):
     op_type = "EyeLike"
     versions = (9, 22)
     attributes = frozenset({"dtype", "k"})
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix both axes: the diagonal ties their positions."""
-        fix_all(node, scope, f"{describe(node)} lays a diagonal over these channels")
+    # The diagonal ties their positions.
+    fixes = " lays a diagonal over these channels"
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Compare the indices of the two axes."""

@@ -315,10 +315,7 @@ class EmbedLayerNormalization(Operator):
     domain, op_type, versions = MICROSOFT, "EmbedLayerNormalization", (1,)
     attributes = frozenset({"epsilon", "mask_index_type"})
     weight_ports = (2, 3, 4, 5, 6)
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix everything."""
-        fix_all(node, scope, f"{describe(node)}: fused embeddings can't be cut yet")
+    fixes = ": fused embeddings can't be cut yet"
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's embedding and layer_norm; the second output counts the mask, the third is the sum."""

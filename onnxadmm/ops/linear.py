@@ -16,7 +16,6 @@ from onnxadmm.ops._base import (
     Operator,
     Shapes,
     describe,
-    fix_all,
     optional_input,
     register,
 )
@@ -133,10 +132,8 @@ class Det(Operator):
 
     op_type = "Det"
     versions = (11, 22)
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all: every element of a matrix has its part."""
-        fix_all(node, scope, f"{describe(node)} is computed over all of these channels")
+    # Every element of a matrix has its part.
+    fixes = " is computed over all of these channels"
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's det."""

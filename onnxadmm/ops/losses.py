@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxadmm.ops._attributes import integer, text
-from onnxadmm.ops._base import BuildScope, LabelScope, Operator, describe, fix_all, register
+from onnxadmm.ops._base import BuildScope, Operator, register
 
 _NO_LABEL = -100
 
@@ -16,10 +16,8 @@ class Loss(Operator):
     """One number, or one for each label, from scores by class, labels and weights [C] of the classes."""
 
     attributes = frozenset({"ignore_index", "reduction"})
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix everything: labels count the classes."""
-        fix_all(node, scope, f"{describe(node)} picks these channels by the label")
+    # Labels count the classes.
+    fixes = " picks these channels by the label"
 
     def _arguments(self, node: ir.Node, scope: BuildScope) -> tuple[Any, ...]:
         """Return labels, weights, the label to ignore and what becomes of the single losses."""

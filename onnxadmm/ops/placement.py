@@ -11,10 +11,8 @@ from onnxadmm.errors import UnsupportedError
 from onnxadmm.ops._attributes import integer, integers, text
 from onnxadmm.ops._base import (
     BuildScope,
-    LabelScope,
     Operator,
     describe,
-    fix_all,
     normal_axis,
     optional_input,
     register,
@@ -26,9 +24,7 @@ from onnxadmm.ops.windows import Window, read_window
 class Placing(Operator):
     """An operator that counts places over several axes."""
 
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all."""
-        fix_all(node, scope, f"{describe(node)} counts the places of these channels")
+    fixes = " counts the places of these channels"
 
 
 @register

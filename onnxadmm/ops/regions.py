@@ -231,10 +231,8 @@ class AffineGrid(Operator):
     op_type = "AffineGrid"
     versions = (20,)
     attributes = frozenset({"align_corners"})
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix everything: coordinates are no channels."""
-        fix_all(node, scope, f"{describe(node)} maps coordinates")
+    # Coordinates are no channels.
+    fixes = " maps coordinates"
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's affine_grid."""

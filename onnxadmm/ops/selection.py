@@ -14,7 +14,6 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
-    fix_all,
     normal_axis,
     register,
     unlabelled,
@@ -25,9 +24,7 @@ from onnxadmm.ops.sizes import known
 class Chosen(Operator):
     """An operator that picks or places elements by computed indices."""
 
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all."""
-        fix_all(node, scope, f"{describe(node)} chooses elements by their index")
+    fixes = " chooses elements by their index"
 
 
 @register

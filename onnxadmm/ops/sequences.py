@@ -8,15 +8,14 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxadmm.ops._attributes import integer
-from onnxadmm.ops._base import BuildScope, LabelScope, Operator, describe, fix_all, register
+from onnxadmm.ops._base import BuildScope, Operator, register
 
 
 class OfSequence(Operator):
     """An operator that makes, changes or reads a sequence or an optional."""
 
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all: which tensor of a sequence is read where isn't followed."""
-        fix_all(node, scope, f"{describe(node)}: channels aren't followed through sequences")
+    # Which tensor of a sequence is read where isn't followed.
+    fixes = ": channels aren't followed through sequences"
 
     def _inputs(self, node: ir.Node, scope: BuildScope) -> list[Any]:
         return [scope.tensor(v) for v in node.inputs]

@@ -22,7 +22,6 @@ from onnxadmm.ops._base import (
     LabelScope,
     Operator,
     describe,
-    fix_all,
     normal_axis,
     register,
     unlabelled,
@@ -411,10 +410,8 @@ class SizeOf(Operator):
 
     op_type = "Size"
     versions = (1, 13, 19, 21, 23, 24, 25)
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all: the product of the sizes isn't followed."""
-        fix_all(node, scope, f"{describe(node)} reads their number at run time")
+    # The product of the sizes isn't followed.
+    fixes = " reads their number at run time"
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Return the count as an int64 tensor []."""

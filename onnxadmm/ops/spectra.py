@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
 from onnxadmm.ops._attributes import integer
-from onnxadmm.ops._base import BuildScope, LabelScope, Operator, describe, fix_all, register
+from onnxadmm.ops._base import BuildScope, Operator, describe, register
 from onnxadmm.ops.element_types import torch_type
 from onnxadmm.ops.sizes import known
 
@@ -19,9 +19,8 @@ from onnxadmm.ops.sizes import known
 class Spectral(Operator):
     """An operator whose every output is made of a whole axis."""
 
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all: positions and parts of complex numbers are counted."""
-        fix_all(node, scope, f"{describe(node)} is computed over all of these")
+    # Positions and parts of complex numbers are counted.
+    fixes = " is computed over all of these"
 
 
 @register
