@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.measuring import evaluate
 from onnxadmm.pipeline.request import Request, Samples
 from onnxadmm.quantize import OnLevels, Quantized, quantize, signed_is_faster
-from onnxadmm.report import ModelFacts, Ratios, judge
+from onnxadmm.report import judge
+from onnxadmm.report.gates import Candidate
 from onnxadmm.spec import Gates, Quantize
 
 Array = np.ndarray[Any, Any]
@@ -118,17 +118,6 @@ def with_signedness(rules: Rules, request: Request, journal: Journal) -> Rules:
     ]
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """What the gates on metrics look at."""
-
-    original: ModelFacts
-    compressed: ModelFacts
-    ratios: Ratios
-    unmeasured: tuple[Any, ...]
-    spec: dict[str, Any]
-
-
 class _Limit:
     """The spec's limits on metrics, judged on held-out samples as the final gates are."""
 
@@ -149,7 +138,7 @@ class _Limit:
         )
         ratios = facts.ratios("compressed", before, after, (), found.changes["compressed"])
         gates = Gates(max_drop=self._request.spec.gates.max_drop)
-        return all(g.passed for g in judge(gates, _Scored(before, after, ratios, (), self._spec)))
+        return all(g.passed for g in judge(gates, Candidate(before, after, ratios, (), self._spec)))
 
 
 def _by_harm(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from onnxadmm.errors import InputError, one_line
 from onnxadmm.report.document import Gate, ModelFacts, Ratios, Unmeasured, explain_document
-from onnxadmm.report.fields import Facts, Items
-from onnxadmm.report.gates import judge
+from onnxadmm.report.fields import Document, Facts, Items
+from onnxadmm.report.gates import Candidate, judge
 
 if TYPE_CHECKING:
     from onnxadmm.spec import Gates
@@ -28,7 +26,7 @@ class BenchmarkedModel(Facts):
     gates: Items[Gate] = Field((), description="Those of the spec, judged for this model.")
 
 
-class BenchmarkReport(Facts):
+class BenchmarkReport(Document):
     """The whole document."""
 
     version: Literal[1] = Field(1, description="Of this format.")
@@ -66,14 +64,6 @@ class BenchmarkReport(Facts):
             for g in m.gates
         )
 
-    def to_json(self) -> str:
-        """Return the document as JSON: keys sorted, indented by 2, a newline at the end."""
-        document = self.model_dump(mode="json", by_alias=True)
-        return (
-            json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            + "\n"
-        )
-
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "benchmark.json") -> Self:
         """Read a document.
@@ -85,17 +75,6 @@ class BenchmarkReport(Facts):
             return cls.model_validate_json(text)
         except ValidationError as e:
             raise InputError(explain_document(e, one_line(name, 80), 1, "benchmark.json")) from None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model of a benchmark as gates look at it."""
-
-    original: ModelFacts
-    compressed: ModelFacts
-    ratios: Ratios
-    unmeasured: tuple[Unmeasured, ...]
-    spec: dict[str, JsonValue]
 
 
 def candidates(found: BenchmarkReport) -> dict[str, Candidate]:
@@ -117,7 +96,4 @@ def judged(found: BenchmarkReport, gates: Gates) -> BenchmarkReport:
 
 def benchmark_schema() -> dict[str, Any]:
     """Return the JSON schema (Draft 2020-12) of `benchmark.json`."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **BenchmarkReport.model_json_schema(by_alias=True),
-    }
+    return BenchmarkReport.schema_document()

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from onnxadmm.errors import InputError, one_line
-from onnxadmm.report.fields import Count, Facts, Items, NonNegative, Number, PositiveInt
+from onnxadmm.report.fields import Count, Document, Facts, Items, NonNegative, Number, PositiveInt
 from onnxadmm.report.timing import BatchLatency, LatencyFacts, SpeedupFacts, Timed, numbered
 
 VERSION: Literal[2] = 2
@@ -282,7 +282,7 @@ class Stage(Facts):
     seconds: NonNegative
 
 
-class Report(Facts):
+class Report(Document):
     """The whole document."""
 
     version: Literal[2] = Field(VERSION, description="Of this format.")
@@ -312,14 +312,6 @@ class Report(Facts):
         _refuse_odd_values(value, 0)
         return value
 
-    def to_json(self) -> str:
-        """Return the document as JSON: keys sorted, indented by 2, a newline at the end."""
-        document = self.model_dump(mode="json", by_alias=True)
-        return (
-            json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            + "\n"
-        )
-
     @classmethod
     def from_json(cls, text: str | bytes, name: str = "report.json") -> Self:
         """Read a document of this version or an older one.
@@ -339,10 +331,7 @@ class Report(Facts):
 
 def report_schema() -> dict[str, Any]:
     """Return the JSON schema (Draft 2020-12) of `report.json`."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Report.model_json_schema(by_alias=True),
-    }
+    return Report.schema_document()
 
 
 def _upgraded(text: str | bytes) -> str | bytes:

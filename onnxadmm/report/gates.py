@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from onnxadmm.errors import one_line
@@ -31,6 +32,17 @@ class Measured(Protocol):
     def unmeasured(self) -> tuple[Unmeasured, ...]: ...  # noqa: D102
     @property
     def spec(self) -> dict[str, JsonValue]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compressed model as gates look at it, where there is no report of it alone."""
+
+    original: ModelFacts
+    compressed: ModelFacts
+    ratios: Ratios
+    unmeasured: tuple[Unmeasured, ...]
+    spec: dict[str, JsonValue]
 
 
 # 0.9925 - 0.9915 is more than 0.001 in binary. Ten samples of 10,000 are still ten.

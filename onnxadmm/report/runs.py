@@ -20,6 +20,7 @@ from onnxadmm.errors import SpecError, one_line
 from onnxadmm.report import formatting as fmt
 from onnxadmm.report.fields import (
     Count,
+    Document,
     Facts,
     Items,
     NonNegative,
@@ -69,7 +70,7 @@ class Point(Facts):
     )
 
 
-class ComparisonDocument(Facts):
+class ComparisonDocument(Document):
     """What `comparison.json` holds."""
 
     version: Literal[1] = Field(1, description="Of this format.")
@@ -84,10 +85,7 @@ class ComparisonDocument(Facts):
 
 def comparison_schema() -> dict[str, Any]:
     """Return the JSON schema (Draft 2020-12) of `comparison.json`."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **ComparisonDocument.model_json_schema(),
-    }
+    return ComparisonDocument.schema_document()
 
 
 @dataclass(frozen=True)
