@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from stopping import StopAfter
 
 import onnxadmm
 from onnxadmm.bench import open_session
@@ -139,23 +140,6 @@ def test_the_same_inputs_spec_and_seed_give_the_same_bytes(result, workplace, tm
     assert digest(folder / "model.float.onnx") != digest(tmp_path / "other" / "model.float.onnx")
 
 
-class StopAfter:
-    """Asks the run to stop after some steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def deferred(self):
-        import contextlib
-
-        return contextlib.nullcontext()
-
-    def check(self):
-        self.left -= 1
-        if self.left <= 0:
-            raise Interrupted("stopped by the test", 15)
-
-
 @pytest.mark.parametrize("steps", [1, 9, 21, 33, 40, 63])
 def test_a_run_that_is_stopped_and_resumed_equals_one_that_was_not(
     steps, result, workplace, tmp_path
@@ -164,7 +148,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_was_not(
     folder = tmp_path / "out"
     arguments = (workplace / "model.onnx", workplace / "spec.yaml")
     with pytest.raises(Interrupted):
-        onnxadmm.compress(*arguments, output=folder, stop=StopAfter(steps))
+        onnxadmm.compress(*arguments, output=folder, stop=StopAfter(steps, signal=15))
     assert not (folder / "model.onnx").exists()
     resumed = onnxadmm.compress(*arguments, output=folder, resume=True, overrides=[UNTIMED])
     assert digest(whole / "model.onnx") == digest(folder / "model.onnx")
@@ -177,7 +161,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_was_not(
 def test_resuming_with_another_spec_is_refused_by_name(workplace, tmp_path):
     arguments = (workplace / "model.onnx", workplace / "spec.yaml")
     with pytest.raises(Interrupted):
-        onnxadmm.compress(*arguments, output=tmp_path / "out", stop=StopAfter(3))
+        onnxadmm.compress(*arguments, output=tmp_path / "out", stop=StopAfter(3, signal=15))
     with pytest.raises(CheckpointError, match="the run's spec is not the checkpoint's"):
         onnxadmm.compress(*arguments, output=tmp_path / "out", resume=True, overrides=["seed=5"])
 

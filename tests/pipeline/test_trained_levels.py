@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import onnx
 import pytest
+from stopping import StopAfter
 
 import onnxadmm
 from onnxadmm.compact import unpack_tensors
@@ -48,21 +47,6 @@ def assert_on_levels(weight, axis, levels):
     # The scale that is found again may differ from the trained one in its last bit.
     assert np.allclose(exact, rows, rtol=3e-7, atol=0)
     assert all(len(np.unique(np.abs(row))) <= len(levels) + 1 for row in rows)
-
-
-class StopAfter:
-    """Asks the run to stop after some steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def deferred(self):
-        return contextlib.nullcontext()
-
-    def check(self):
-        self.left -= 1
-        if self.left <= 0:
-            raise Interrupted("stopped", 2)
 
 
 @pytest.fixture(scope="module")

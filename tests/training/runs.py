@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from dataclasses import asdict
 
@@ -12,7 +11,6 @@ from graphs import Builder
 from onnxadmm.admm import Unstructured, coupled
 from onnxadmm.channels import classify, label
 from onnxadmm.data import Dataset
-from onnxadmm.errors import Interrupted
 from onnxadmm.graph import probe
 from onnxadmm.modules import import_model
 from onnxadmm.progress import NeverStop, Silent
@@ -22,21 +20,6 @@ from onnxadmm.training import Goal, Settings, Teacher, Trainer, plan_admm, plan_
 SAMPLES, BATCH = 30, 7
 STEPS = SAMPLES // BATCH  # an epoch, the last samples are left out
 IDENTITY = {"model": "m", "spec": "s", "data": "d"}
-
-
-class StopAfter:
-    """Raises `Interrupted` at the given step, and at each later one."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def deferred(self):
-        return contextlib.nullcontext()
-
-    def check(self):
-        self.left -= 1
-        if self.left <= 0:
-            raise Interrupted("stopped", 2)
 
 
 @functools.cache

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import IDENTITY, STEPS, StopAfter, outcome, rates_of, trainer, watch
+from runs import IDENTITY, STEPS, outcome, rates_of, trainer, watch
+from stopping import StopAfter
 from torch.optim import lr_scheduler
 
 from onnxadmm.errors import Interrupted, SpecError

@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from runs import IDENTITY, STEPS, Network, StopAfter, outcome, trainer
+from runs import IDENTITY, STEPS, Network, outcome, trainer
+from stopping import StopAfter
 
 from onnxadmm.errors import CheckpointError, Interrupted, ResourceError
 from onnxadmm.progress import Silent

@@ -13,7 +13,6 @@ from runs import (
     SAMPLES,
     STEPS,
     Network,
-    StopAfter,
     dataset,
     outcome,
     rates_of,
@@ -21,6 +20,7 @@ from runs import (
     trainer,
     watch,
 )
+from stopping import StopAfter
 
 from onnxadmm.admm import CoupledChannels, kept_channels
 from onnxadmm.admm.penalty import AIM
