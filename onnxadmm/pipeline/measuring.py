@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm.compact import Account, account
+from onnxadmm.data import Dataset
 from onnxadmm.graph import Calls, Probe, model_size, restore_calls
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.inputs import Inputs
@@ -40,10 +41,33 @@ class Evaluation:
     changes: dict[str, dict[str, Change]]
 
 
+def infer(name: str, model: ir.Model, request: Request, data: Dataset, inputs: Inputs) -> Array:
+    """Return the output that the spec looks at for every sample, from ONNX Runtime."""
+    output = request.model.graph.outputs[output_index(request.spec, request.model)].name or ""
+    session = bench.open_isolated(model, name=f"the {name} model")
+    pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
+    return np.concatenate([piece[output] for piece in pieces])
+
+
 def evaluate(
-    models: Models, request: Request, samples: Samples | None, inputs: Inputs, journal: Journal
+    models: Models,
+    request: Request,
+    samples: Samples | None,
+    inputs: Inputs,
+    journal: Journal,
+    *,
+    inferred: Mapping[str, Array] | None = None,
 ) -> Evaluation:
-    """Measure the spec's metric on the held-out samples, in ONNX Runtime; nothing without them."""
+    """Measure the spec's metric on the held-out samples, in ONNX Runtime; nothing without them.
+
+    Args:
+        models: The first is what the others are compared with.
+        request: Tells the metric.
+        samples: The spec's data.
+        inputs: Feeds.
+        journal: Told of each model.
+        inferred: What `infer` returned for some of the models; they aren't run again.
+    """
     from onnxadmm.pipeline.goals import goal_of
     from onnxadmm.training import paired_change
 
@@ -52,12 +76,10 @@ def evaluate(
         return found
     data, metric = samples.evaluate, request.spec.objective.resolved_metric
     goal = goal_of(request)
-    output = request.model.graph.outputs[output_index(request.spec, request.model)].name or ""
+    known = inferred or {}
     first: tuple[Array, Array] | None = None
     for done, (name, model) in enumerate(models.items(), start=1):
-        session = bench.open_isolated(model, name=f"the {name} model")
-        pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
-        got = np.concatenate([piece[output] for piece in pieces])
+        got = known[name] if name in known else infer(name, model, request, data, inputs)
         scored = goal.scores(got, data.labels, first[0] if first else got)
         if scored is None:
             journal.tick(done, len(models), name)
