@@ -16,41 +16,17 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from architectures import names
-from record import HERE, NEWEST, OPSETS, PACKAGES, TOLERANCE_IMPORT, Limits, run
+from record import HERE, NEWEST, OPSETS, TOLERANCE_IMPORT, Limits, exported, measure_file, show
 
 STORE = HERE / "imports.json"
 BEGIN, END = "<!-- imports: written by imports.py -->", "<!-- end of imports -->"
 TOLERANCE_STEP = 1e-5
 FILES = "files"
-
-
-def measure(file: Path, limits: Limits) -> dict[str, Any]:
-    """Try one file."""
-    status, out, why = run([str(HERE / "imports_trial.py"), str(file)], limits)
-    try:
-        result: dict[str, Any] = json.loads(out.splitlines()[-1])
-    except (ValueError, IndexError):
-        result = {"import_refused": why or f"ended with status {status}"}
-    result["date"] = datetime.now(UTC).date().isoformat()
-    result["versions"] = {p: version(p).split("+")[0] for p in PACKAGES}
-    return result
-
-
-def exported(name: str, exporter: str, opset: int, cache: Path, limits: Limits) -> Path | str:
-    """Return the file of an export, made where the cache lacks it, or why there is none."""
-    file = cache / f"{name.replace('/', '-')}-{exporter}-{opset}.onnx"
-    if not file.exists():
-        command = [str(HERE / "exporting.py"), name, exporter, str(opset), str(file)]
-        status, _, why = run(command, limits)
-        if status or not file.exists():
-            return why or f"ended with status {status}"
-    return file
+STEPS = ("import",)
 
 
 def passed(r: dict[str, Any]) -> bool:
@@ -157,10 +133,7 @@ def write(results: dict[str, Any]) -> None:
         json.dumps(results, indent=1, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8"
     )
     part.replace(STORE)
-    readme = HERE / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
+    show(table(results), BEGIN, END)
 
 
 def _todo(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
@@ -206,7 +179,11 @@ def main() -> None:
             # Stopped by our own limits: that says nothing of the exporter.
             print(name, key, found, flush=True)
             continue
-        entry[key] = {"not_exported": found} if isinstance(found, str) else measure(found, limits)
+        entry[key] = (
+            {"not_exported": found}
+            if isinstance(found, str)
+            else measure_file(found, limits, STEPS)
+        )
         if isinstance(found, Path) and args.discard:
             found.unlink()
         print(name, key, fault(entry[key]) or entry[key].get("import_error", "–"), flush=True)
@@ -215,7 +192,7 @@ def main() -> None:
         entry = results.setdefault(FILES, {})
         if _wanted(entry.get(file.name), args):
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            entry[file.name] = measure(file, limits) | {"sha256": digest}
+            entry[file.name] = measure_file(file, limits, STEPS) | {"sha256": digest}
             print(
                 file.name, fault(entry[file.name]) or entry[file.name]["import_error"], flush=True
             )

@@ -1,14 +1,7 @@
-"""Import one ONNX file and try all that an import promises: outputs, open batch, gradients, a step, the way back.
-
-    python models/exports/imports_trial.py FILE
-
-Prints one JSON object.
-"""
+"""All that an import promises, tried on one file: outputs, open batch, gradients, a step, the way back."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,19 +136,3 @@ def _shape(value: ir.Value, ran: tuple[int, ...], batch: int) -> tuple[int, ...]
     declared = value.shape
     free = declared is not None and len(declared) and not isinstance(declared[0], int)
     return (batch, *ran[1:]) if free else ran
-
-
-def main() -> None:
-    """Try the file that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    torch.set_num_threads(1)
-    try:
-        result = try_import(parser.parse_args().file)
-    except Exception as e:  # noqa: BLE001  (a bug of ours is a result too)
-        result = {"import_refused": f"crash: {type(e).__name__}: {e}"[:300]}
-    print(json.dumps(result, allow_nan=True))
-
-
-if __name__ == "__main__":
-    main()

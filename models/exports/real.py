@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from record import HERE, Limits, measure_file
+from record import HERE, Limits, measure_file, show
 
 STORE = HERE / "real.json"
 BEGIN, END = "<!-- real: written by real.py -->", "<!-- end of real -->"
@@ -74,10 +74,7 @@ def main() -> None:
 def write(results: dict[str, Any]) -> None:
     """Write real.json and the table of README.md."""
     STORE.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    readme = HERE / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
+    show(table(results), BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -100,13 +100,19 @@ def measure(
     name: str, exporter: str, opset: int, cache: Path, limits: Limits, *, steps: Sequence[str]
 ) -> dict[str, Any]:
     """Export where the cache has no file yet, and try the file."""
+    file = exported(name, exporter, opset, cache, limits)
+    return {"not_exported": file} if isinstance(file, str) else measure_file(file, limits, steps)
+
+
+def exported(name: str, exporter: str, opset: int, cache: Path, limits: Limits) -> Path | str:
+    """Return the file of an export, made where the cache lacks it, or why there is none."""
     file = cache / f"{name.replace('/', '-')}-{exporter}-{opset}.onnx"
     if not file.exists():
         command = [str(HERE / "exporting.py"), name, exporter, str(opset), str(file)]
         status, _, why = run(command, limits)
         if status or not file.exists():
-            return {"not_exported": why}
-    return measure_file(file, limits, steps)
+            return why or f"ended with status {status}"
+    return file
 
 
 def measure_file(
@@ -257,10 +263,15 @@ def write(results: dict[str, Any]) -> None:
     part = STORE.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(STORE)
+    show(table(results), BEGIN, END)
+
+
+def show(text: str, begin: str, end: str) -> None:
+    """Write a table between the markers of README.md."""
     readme = HERE / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def _wanted(step: str, old: dict[str, Any], *, failed: bool) -> bool:
