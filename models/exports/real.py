@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from record import HERE, Limits, measure_file, show
+from record import HERE, Limits, measure_file, passed_cut, show
 
 STORE = HERE / "real.json"
 BEGIN, END = "<!-- real: written by real.py -->", "<!-- end of real -->"
@@ -47,7 +47,7 @@ def table(results: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---|",
     ]
     lines += [row(n, r) for n, r in sorted(results.items())]
-    cut = sum("cut_error" in r for r in results.values())
+    cut = sum(map(passed_cut, results.values()))
     dates = sorted({r["date"] for r in results.values()})
     if dates:
         lines += ["", f"{len(results)} files, {cut} cut and proven; {dates[0]} to {dates[-1]}."]
