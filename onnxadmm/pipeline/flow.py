@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 
@@ -52,10 +52,24 @@ from onnxadmm.pipeline.request import (
 from onnxadmm.pipeline.surgery import plan_surgery
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
 from onnxadmm.report import PackedTensor, Report, Verification, render_all
-from onnxadmm.spec import dump_spec
+from onnxadmm.spec import Quantize, dump_spec
 
 if TYPE_CHECKING:
     from onnxadmm.pipeline.learning import Learner
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What the checks of a request found: all that a run needs to know before it trains."""
+
+    masters: Masters
+    analysis: Analysis
+    targets: Mapping[str, int]
+    pools: Sequence[Pool]
+    rules: list[tuple[Quantize, set[str]]]
+    foreseen: Sequence[Foreseen]
+    samples: Samples | None
+    belongs: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,19 @@ def _run(
     request: Request, journal: Journal, stop: StopRequest, folder: Path | None, *, resume: bool
 ) -> Result:
     """Check what came in, then go through the other stages."""
+    checked = _check(request, journal)
+    done = finished(folder, checked.belongs) if resume and folder is not None else None
+    if done is not None:
+        journal.progress.note("this run was finished before; nothing to do")
+        return Result(*done, {})
+    ran = checked.analysis.probe
+    pace = bench.Pace(ran.seconds, sum(a.size for a in ran.inputs.values()))
+    with bench.paced(pace):
+        return _carry_out(request, checked, journal, stop, folder, resume=resume)
+
+
+def _check(request: Request, journal: Journal) -> _Checked:
+    """Find what is wrong with the model, the spec and the data before anything is trained."""
     from onnxadmm.training import check_schedule
 
     spec = request.spec
@@ -157,48 +184,21 @@ def _run(
     with journal.stage("data"):
         samples = load_samples(request, analysis.probe)
         belongs = identity(request, samples)
-    done = finished(folder, belongs) if resume and folder is not None else None
-    if done is not None:
-        journal.progress.note("this run was finished before; nothing to do")
-        return Result(*done, {})
-    ran = analysis.probe
-    pace = bench.Pace(ran.seconds, sum(a.size for a in ran.inputs.values()))
-    with bench.paced(pace):
-        return _carry_out(
-            request,
-            journal,
-            stop,
-            masters=masters,
-            analysis=analysis,
-            targets=targets,
-            pools=pools,
-            rules=rules,
-            samples=samples,
-            belongs=belongs,
-            foreseen=foreseen,
-            folder=folder,
-            resume=resume,
-        )
+    return _Checked(masters, analysis, targets, pools, rules, foreseen, samples, belongs)
 
 
 def _carry_out(
     request: Request,
+    checked: _Checked,
     journal: Journal,
     stop: StopRequest,
-    *,
-    masters: Masters,
-    analysis: Analysis,
-    targets: Mapping[str, int],
-    pools: Sequence[Pool],
-    rules: Sequence[Any],
-    samples: Samples | None,
-    belongs: Mapping[str, str],
-    foreseen: Sequence[Foreseen],
     folder: Path | None,
+    *,
     resume: bool,
 ) -> Result:
     """Go through the stages that follow the checks of what came in."""
     spec, original = request.spec, request.model
+    masters, analysis, samples = checked.masters, checked.analysis, checked.samples
     # torch takes seconds to load: what is wrong with the model or the spec has been said by now.
     from onnxadmm.pipeline.learning import Learner
 
@@ -206,15 +206,15 @@ def _carry_out(
     wide, feeds = masters.feeds(analysis.probe, samples)
     learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:
-        learner.keep_checkpoints(folder, belongs, resume=resume)
-    kept, trained = learner.decide(analysis, targets, pools, rules)
+        learner.keep_checkpoints(folder, checked.belongs, resume=resume)
+    kept, trained = learner.decide(analysis, checked.targets, checked.pools, checked.rules)
     with journal.stage("cut"):
         steps = channel_steps(analysis, spec)
         surgery = plan_surgery(analysis, trained, kept, steps, feeds=feeds.proof(), journal=journal)
         pruned, kept = surgery.cut(), surgery.kept
         seen = probe(pruned)
     pruned = learner.retrain(pruned, seen)
-    pruned, on_levels = learner.quantize(pruned, seen, rules)
+    pruned, on_levels = learner.quantize(pruned, seen, checked.rules)
     with journal.stage("prove"):
         proof = prove(surgery.reference(pruned), pruned, feeds.proof())
         if proof.untested:
@@ -222,7 +222,7 @@ def _carry_out(
         pruned = masters.restore(pruned, surgery)
     with journal.stage("quantize"):
         compressed = make_int8(
-            pruned, rules, request, samples, inputs, trained=on_levels, journal=journal
+            pruned, checked.rules, request, samples, inputs, trained=on_levels, journal=journal
         )
     with journal.stage("pack"):
         compressed, packing = pack(compressed, spec, inputs, journal)
@@ -246,7 +246,7 @@ def _carry_out(
         evaluation=evaluation,
         timings=timings,
         kinds={name: facts.computes_in(model) for name, model in models.items()},
-        foreseen=foreseen,
+        foreseen=checked.foreseen,
         journal=journal,
     )
     files: dict[str, Content] = {"spec.yaml": dump_spec(spec)}
@@ -254,7 +254,7 @@ def _carry_out(
         files.update(model_contents(pruned, "model.float.onnx"))
     files.update(render_all(report))
     files.update(result := model_contents(compressed))
-    files[FINISHED] = receipt(belongs, result)
+    files[FINISHED] = receipt(checked.belongs, result)
     return Result(compressed, pruned, report, files)
 
 
