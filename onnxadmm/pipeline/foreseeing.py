@@ -157,6 +157,8 @@ def with_measured(warning: Foreseen, timings: Timings, macs_ratio: float | None)
     """
     about = [t for t in timings if warning.provider in (None, t.setting.provider)]
     shown = [said for t in about if (said := _measured(warning, t))]
+    # Why not stands in a note of its own.
+    shown = list(dict.fromkeys(shown))
     if not shown:
         return f"{warning.text}. Not timed."
     fewer = ""
@@ -167,12 +169,12 @@ def with_measured(warning: Foreseen, timings: Timings, macs_ratio: float | None)
 
 
 def _measured(warning: Foreseen, timing: bench.Comparison | bench.Unmeasured) -> str:
-    """Return the numbers of one setting, or why there are none."""
+    """Return the numbers of one setting, or that there are none on its provider."""
     setting = timing.setting
+    if isinstance(timing, bench.Unmeasured):
+        return f"{fmt.provider(setting.provider)}: not measured"
     where = f"{fmt.provider(setting.provider)}, batch{fmt.SPACE}{setting.batch_size}"
     where += f", {fmt.plural(setting.threads, 'thread')}" if setting.threads > 1 else ""
-    if isinstance(timing, bench.Unmeasured):
-        return f"{where}: not measured ({one_line(timing.reason, 120)})"
     result, floating = timing.speedups.get("compressed"), timing.speedups.get("pruned")
     if warning.bears == "int8":
         if result is None or floating is None:

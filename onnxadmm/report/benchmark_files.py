@@ -17,7 +17,15 @@ from onnxadmm.report.junit import render_junit
 from onnxadmm.report.markdown import MARKS as MARKDOWN_MARKS
 from onnxadmm.report.markdown import escape, shortened
 from onnxadmm.report.profiling import OPEN_ROWS, offloaded, slowest, views
-from onnxadmm.report.summary import Tone, Verdict, judged, reached, settings, where
+from onnxadmm.report.summary import (
+    Tone,
+    Verdict,
+    judged,
+    reached,
+    settings,
+    unmeasured,
+    where,
+)
 
 if TYPE_CHECKING:
     from onnxadmm.report.benchmark import BenchmarkedModel, BenchmarkReport
@@ -119,11 +127,7 @@ def remarks(found: BenchmarkReport) -> list[str]:
                 f"({places}): read them with care."
             )
     said += offloaded({m.name: m.facts for m in found.models})
-    said += [
-        f"Not measured: {one_line(u.what, 120)} ({one_line(u.reason, 300)})."
-        for u in found.unmeasured
-    ]
-    return said
+    return said + unmeasured(found.unmeasured)
 
 
 def render_benchmark_html(found: BenchmarkReport) -> str:

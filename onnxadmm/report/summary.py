@@ -15,7 +15,7 @@ from onnxadmm.report import formatting as fmt
 from onnxadmm.report.profiling import offloaded
 
 if TYPE_CHECKING:
-    from onnxadmm.report.document import Gate, ModelFacts, Ratios, Report
+    from onnxadmm.report.document import Gate, ModelFacts, Ratios, Report, Unmeasured
     from onnxadmm.report.timing import BatchLatency, SpeedupFacts, Timed
 
 Tone = Literal["good", "bad", "plain"]
@@ -178,7 +178,8 @@ def remarks(report: Report) -> list[str]:
     said = [one_line(text, 600) for text in report.warnings]
     for setting in report.ratios.timed():
         speedup = report.ratios.speedup_at(setting)
-        said += [] if speedup is None else _speed_remarks(report, setting, speedup)
+        said += [] if speedup is None else _speed_remarks(setting, speedup)
+    said += _slower_in_int8(report)
     if report.compressed.latency and not report.spec.get("data"):
         said.append(
             "Timed with random inputs, of the right types and shapes: the spec has no data."
@@ -192,11 +193,16 @@ def remarks(report: Report) -> list[str]:
             f"{fmt.share(zeros, after.parameters)} of the stored parameters are zero. ONNX Runtime "
             "has no sparse kernels: zeros shrink an archive of the file, never the time."
         )
-    said += [
-        f"Not measured: {one_line(u.what, 120)} ({one_line(u.reason, 300)})."
-        for u in report.unmeasured
-    ]
+    said += unmeasured(report.unmeasured)
     return list(dict.fromkeys(said))
+
+
+def unmeasured(found: Sequence[Unmeasured]) -> list[str]:
+    """Return what could not be measured, a sentence a reason."""
+    by_reason: dict[str, list[str]] = {}
+    for each in found:
+        by_reason.setdefault(one_line(each.reason, 300), []).append(one_line(each.what, 120))
+    return [f"Not measured: {'; '.join(whats)} ({reason})." for reason, whats in by_reason.items()]
 
 
 def models_of(report: Report) -> dict[str, ModelFacts]:
@@ -358,7 +364,7 @@ def reached(facts: BatchLatency | None) -> str:
     return f"{fmt.number(facts.gflops)} ({fmt.share(facts.peak_share, 1.0)})"
 
 
-def _speed_remarks(report: Report, setting: Timed, speedup: SpeedupFacts) -> Iterator[str]:
+def _speed_remarks(setting: Timed, speedup: SpeedupFacts) -> Iterator[str]:
     place = f"on {fmt.provider(setting.provider)} at batch size {setting.batch}"
     if setting.threads is not None:
         place += f" with {fmt.plural(int(setting.threads), 'thread')}"
@@ -371,13 +377,26 @@ def _speed_remarks(report: Report, setting: Timed, speedup: SpeedupFacts) -> Ite
             f"No clear difference in speed {place}: the interval "
             f"{fmt.interval(speedup.low, speedup.high)} holds 1."
         )
-    floating = report.pruned_ratios.speedup_at(setting) if report.pruned_ratios else None
-    # Disjoint intervals: both were measured against the same original.
-    if quantized(report) and floating is not None and speedup.high < floating.low:
+
+
+def _slower_in_int8(report: Report) -> Iterator[str]:
+    """Say where int8 costs time, and which file is the faster one."""
+    if not quantized(report) or report.pruned_ratios is None:
+        return
+    places = []
+    for setting in settings([report.compressed]):
+        whole = report.ratios.speedup_at(setting)
+        floating = report.pruned_ratios.speedup_at(setting)
+        # Disjoint intervals: both were measured against the same original.
+        if whole is not None and floating is not None and whole.high < floating.low:
+            places.append(
+                f"{fmt.ratio(whole.ratio)} against {fmt.ratio(floating.ratio)} of the original's speed "
+                f"({where(setting)})"
+            )
+    if places:
         yield (
-            f"Quantized to int8 the model is slower than the pruned float model {place} "
-            f"({fmt.ratio(speedup.ratio)} against {fmt.ratio(floating.ratio)} of the original's "
-            "speed): int8 kernels don't pay off for this model on this machine."
+            f"Quantized to int8 the model is slower than the pruned float model: {', '.join(places)}. int8 "
+            "kernels don't pay off for this model on this machine; model.float.onnx is the faster one."
         )
 
 

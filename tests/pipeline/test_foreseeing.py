@@ -113,7 +113,11 @@ def test_int8_is_set_against_the_float_model_on_its_provider(int8, verdict):
     assert verdict in whole
     assert "CPU" not in whole
     missing = [bench.Unmeasured(bench.Setting("cuda", 1, 1), "no GPU here")]
-    assert "no GPU here" in with_measured(warning, missing, 2.0)
+    said = with_measured(warning, missing, 2.0)
+    assert "CUDA: not measured" in said
+    # The reason stands in the note on what wasn't measured, once.
+    assert "no GPU here" not in said
+    assert with_measured(warning, [*missing, *missing], 2.0) == said
 
 
 def test_a_run_says_it_first_and_reports_what_it_measured():

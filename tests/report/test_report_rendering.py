@@ -182,6 +182,16 @@ def test_a_bare_report_degrades_to_notes(bare):
     assert "Proof passed" in render_markdown(bare)
 
 
+def test_what_lacks_for_one_reason_is_said_once():
+    missing = [Unmeasured(what=f"latency on cuda, batch size {n}", reason="no GPU") for n in (1, 8)]
+    other = Unmeasured(what="profile of original", reason="no room")
+    said = [r for r in remarks(bare_report(unmeasured=[*missing, other])) if "Not measured" in r]
+    assert said == [
+        "Not measured: latency on cuda, batch size 1; latency on cuda, batch size 8 (no GPU).",
+        "Not measured: profile of original (no room).",
+    ]
+
+
 def test_random_inputs_are_marked(lenet, bare):
     assert not any("random inputs" in text for text in remarks(lenet))
     assert not any("random inputs" in text for text in remarks(bare))
