@@ -14,19 +14,21 @@ from onnxadmm.bench import available_providers
 from onnxadmm.graph import model_bytes
 
 SPEED = Path(__file__).resolve().parents[1] / "models" / "speed"
+MODULES = ("record", "forms", "readme")
 FORMS = ["float", "float16", "int8", "cut float", "cut float16", "cut int8"]
 
 
 @pytest.fixture
 def recorder(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(SPEED))
-    for name in ("record", "forms"):
+    for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("record")
     monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(sys.modules["readme"], "README", tmp_path / "README.md")
     monkeypatch.setattr("onnxadmm.bench.comparison.LAUNCHES", 1)
     yield module
-    for name in ("record", "forms"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
@@ -43,7 +45,7 @@ def model(tmp_path):
 
 
 def test_all_forms_are_timed_and_recorded(recorder, model, tmp_path, monkeypatch):
-    empty = f"before\n{recorder.BEGIN}\n{recorder.END}\nafter\n"
+    empty = "before\n<!-- written by record.py -->\n<!-- end of record.py -->\nafter\n"
     (tmp_path / "README.md").write_text(empty)
     command = ["record.py", "--network", str(model), "--provider", "cpu", "--batch-size", "2"]
     command += ["--rounds", "5", "--models", str(tmp_path / "models")]
@@ -78,8 +80,8 @@ def test_without_the_provider_nothing_is_recorded(recorder, model, tmp_path, mon
 
 def test_the_table_of_the_readme_is_that_of_the_results(recorder):
     text = (SPEED / "README.md").read_text()
-    shown = text.split(recorder.BEGIN)[1].split(recorder.END)[0].strip()
+    shown = text.split("<!-- written by record.py -->")[1].split("<!-- end of record.py -->")[0]
     store = SPEED / "results.json"
     known = json.loads(store.read_text()) if store.exists() else {}
-    lines = [line for key in sorted(known) for line in recorder.rows(key, known[key])]
-    assert shown == ("\n".join([recorder.HEADER, *lines]) if known else "")
+    lines = [cells for key in sorted(known) for cells in recorder.rows(key, known[key])]
+    assert shown.splitlines()[3:] == [f"| {' | '.join(cells)} |" for cells in lines]

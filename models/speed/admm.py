@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
 from accelerate import Accelerator
+from readme import write_table
 
 from onnxadmm.admm import Solver, Unstructured, make_penalty
 from onnxadmm.bench import environment
@@ -40,7 +41,15 @@ from onnxadmm.training.holding import Holding
 from onnxadmm.training.optimizers import make_optimizer
 from onnxadmm.training.position import Position
 
-FOLDER = Path(__file__).parent
+RECORD = Path(__file__).with_suffix(".json")
+HEADER = [
+    "W-step",
+    "over a plain step",
+    "update of Z and U",
+    "projection of resnet50's weights",
+    "copies a constraint",
+    "measured",
+]
 KEPT = 0.1
 MOST_STEP_RATIO, MOST_PROJECTION_S, MOST_COPIES = 1.15, 0.5, 2
 
@@ -159,13 +168,27 @@ def projection(rounds: int) -> dict[str, Any]:
     }
 
 
+def row(document: dict[str, Any]) -> list[str]:
+    """Return the cells of the README's line."""
+    step, machine = document["step"], document["environment"]
+    low, high = step["ratio_interval"]
+    return [
+        step["network"],
+        f"{step['ratio']:.3f} ({low:.3f}–{high:.3f})",
+        f"{step['update_ms']:.0f} ms",
+        f"{document['projection']['median_s']:.2f} s",
+        f"{step['copies_a_constraint']:g}",
+        f"{document['measured']}, {machine['cpu']}, {document['threads']} threads, torch {document['torch']}",
+    ]
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=FOLDER / "admm.json")
+    parser.add_argument("--output", type=Path, default=RECORD)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     found = {"step": step_ratio(args.size, 32, args.rounds), "projection": projection(args.rounds)}
@@ -189,6 +212,8 @@ def main() -> None:
         "met": met,
     }
     args.output.write_text(json.dumps(document, indent=1) + "\n")
+    if args.output == RECORD:
+        write_table("admm.py", HEADER, [row(document)])
     print(json.dumps({**found, "met": met}, indent=1))
 
 

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import tempfile
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,26 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from readme import write_table
 
 import onnxadmm
 from onnxadmm.bench import Setting, Unmeasured, compare, environment
 from onnxadmm.graph import load_model, pin_dims, random_inputs
 from onnxadmm.quantize import quantize, signed_is_faster
+from onnxadmm.report import formatting as fmt
 from onnxadmm.spec import ActivationQuantization, Quantize
 
 RECORD = Path(__file__).with_suffix(".json")
 CALIBRATED_ON = 4
 OURS, CUT = "onnxadmm int8", "onnxadmm cut, int8"
+HEADER = [
+    "model",
+    "int8 against the original",
+    "the best of `quantize_static`",
+    "int8 against that",
+    "cut and int8 against the original",
+    "measured",
+]
 
 
 def main() -> int:
@@ -49,8 +60,10 @@ def main() -> int:
     results = [measure(path, wanted) for path in wanted.models]
     if wanted.record:
         setting = {n: getattr(wanted, n) for n in ("cut", "rounds", "batch_size", "threads")}
-        document = {**setting, "models": results, "environment": environment()}
+        today = datetime.now(UTC).date().isoformat()
+        document = {**setting, "models": results, "date": today, "environment": environment()}
         RECORD.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_table("int8.py", HEADER, rows(document))
     return int(any(r["against_best"]["high"] < 1 for r in results))
 
 
@@ -84,6 +97,18 @@ def measure(path: Path, wanted: argparse.Namespace) -> dict[str, Any]:
         "against_best": against,
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def rows(document: dict[str, Any]) -> list[list[str]]:
+    """Return the cells of the README's lines."""
+    machine = document["environment"]
+    when = f"{document['date']}, {machine['cpu']}, ORT {machine['onnxruntime']}"
+    found = []
+    for r in document["models"]:
+        speedups = r["speedups"]
+        forms = (speedups[OURS], speedups[r["best"]], r["against_best"], speedups.get(CUT))
+        found.append([r["model"], *(said(f) if f else fmt.NOTHING for f in forms), when])
+    return found
 
 
 def in_int8(model: ir.Model, *, signed: bool) -> ir.Model:

@@ -21,17 +21,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from forms import NETWORKS, forms, original
+from readme import write_table
 
 from onnxadmm import bench
 from onnxadmm.graph import load_model, pin_dims, random_inputs
 from onnxadmm.report import formatting as fmt
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- results: written by record.py -->", "<!-- end of results -->"
-HEADER = (
-    "| network | form | provider, batch | median | against float | file | GPU memory | nodes on the CPU | "
-    "measured |\n|---|---|---|---:|---:|---:|---:|---:|---|"
-)
+HEADER = [
+    "network",
+    "form",
+    "provider, batch",
+    "median",
+    "against float",
+    "file",
+    "GPU memory",
+    "nodes on the CPU",
+    "measured",
+]
 
 
 def main() -> int:
@@ -54,7 +61,8 @@ def main() -> int:
                 return 1
             found |= measure(network, provider, wanted)
     for key, entry in found.items():
-        print("\n".join(rows(key, entry)), flush=True)
+        for cells in rows(key, entry):
+            print(" | ".join(cells), flush=True)
     if not wanted.dry:
         record(found)
     return 0
@@ -110,8 +118,8 @@ def feed(model: ir.Model, batch_size: int) -> dict[str, np.ndarray[Any, Any]]:
     return random_inputs(model, pin_dims(model, batch_size), np.random.default_rng(0))
 
 
-def rows(key: str, entry: dict[str, Any]) -> list[str]:
-    """Return the lines of the table for one network, provider and batch size."""
+def rows(key: str, entry: dict[str, Any]) -> list[list[str]]:
+    """Return the cells of the lines of the table for one network, provider and batch size."""
     network, provider, batch = key.rsplit(" ", 2)
     machine = entry["environment"]
     where = machine.get("gpu") if provider != "cpu" else machine["cpu"]
@@ -131,21 +139,19 @@ def rows(key: str, entry: dict[str, Any]) -> list[str]:
             fmt.NOTHING if away is None or provider == "cpu" else f"{away} of {f['nodes']}",
             when,
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
     return lines
 
 
 def record(found: dict[str, Any]) -> None:
     """Keep what was found beside what was found before, and rewrite the README's table."""
-    store, readme = HERE / "results.json", HERE / "README.md"
+    store = HERE / "results.json"
     known = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
     known |= found
     store.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    lines = [line for key in sorted(known) for line in rows(key, known[key])]
-    table = "\n".join([HEADER, *lines])
-    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    write_table(
+        "record.py", HEADER, [cells for key in sorted(known) for cells in rows(key, known[key])]
+    )
 
 
 if __name__ == "__main__":

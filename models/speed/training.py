@@ -19,13 +19,15 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from readme import write_table
 from torch import nn
 
 from onnxadmm.bench import environment
@@ -35,6 +37,7 @@ from onnxadmm.modules import import_model
 RECORD = Path(__file__).with_suffix(".json")
 NAMES = ("resnet18", "mobilenet_v2", "vit_b_16")
 IMPORTED = "resnet50"
+HEADER = ["network", "native again", "imported", "imported, normalisations kept", "measured"]
 SIZE, BATCH = 224, 4
 
 
@@ -128,6 +131,20 @@ def measure(name: str, cache: Path, rounds: int) -> dict[str, Any]:
     return ratios(steps, rounds)
 
 
+def rows(document: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """Return the cells of the README's lines."""
+    machine = document["environment"]
+    when = f"{document['date']}, {machine['cpu']}, torch {document['torch']}"
+    return [
+        [
+            n,
+            *(f"{r['ratio']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in document[n].values()),
+            when,
+        ]
+        for n in names
+    ]
+
+
 def main() -> int:
     """Measure what the command line names; exit with 1 where a step takes more than 1.05 times the native one's."""
     options = argparse.ArgumentParser(
@@ -155,7 +172,10 @@ def main() -> int:
     document["load"] = round(os.getloadavg()[0], 1)
     if wanted.record:
         document["environment"] = environment()
+        document["date"] = datetime.now(UTC).date().isoformat()
+        document["torch"] = torch.__version__
         RECORD.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_table("training.py", HEADER, rows(document, wanted.names))
     return int(any(document[n]["imported"]["ratio"] > 1.05 for n in wanted.names))  # noqa: PLR2004
 
 
