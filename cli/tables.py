@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +19,10 @@ from onnxadmm.report.runs import RunComparison
 
 MINOR = frozenset({"p90", "p99", "samples/s", "GFLOP/s"})
 SLOWEST = 5
+ENDLESS = 10_000
+CELL_WIDTH = 24
+DROPPED = ("MACs", "parameters", "median", "gates", "front")
+"""Columns that a narrow terminal does without, the first one first."""
 
 
 def show_benchmark(found: BenchmarkReport) -> None:
@@ -56,14 +63,33 @@ def _show_slowest(out: Console, view: ProfileView) -> None:
 
 
 def show_runs(found: RunComparison) -> None:
-    """Print the models of several runs, and which are on the Pareto front."""
+    """Print the models of several runs, and which are on the Pareto front: as many columns as fit."""
     out = Console(highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for name in ("", *heads(found), "front"):
-        table.add_column(name, justify="left" if name in {"", "run", "model", "front"} else "right")
-    for point in found.points:
-        row = (point.mark, *cells(found, point), "yes" if point.front else "")
-        table.add_row(*(Text(one_line(cell, 60)) for cell in row))
-    out.print(table)
+    grid = _runs(found, ())
+    anywhere = out.options.update(width=ENDLESS)
+    for number in range(1, len(DROPPED) + 1):
+        if Measurement.get(out, anywhere, grid).maximum <= out.width:
+            break
+        grid = _runs(found, DROPPED[:number])
+    out.print(grid)
     for text in found.remarks:
         out.print(f"note: {text}", markup=False)
+
+
+def _runs(found: RunComparison, dropped: Sequence[str]) -> Table:
+    """Return the table without some columns. What is in brackets, or after a comma, stands on a line of its own."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    names = ("", *heads(found), "front")
+    shown = [i for i, name in enumerate(names) if name.split(",")[0] not in dropped]
+    for i in shown:
+        left = names[i] in {"", "run", "model", "front"}
+        grid.add_column(
+            names[i].replace(", ", "\n", 1),
+            justify="left" if left else "right",
+            no_wrap=True,
+        )
+    for point in found.points:
+        row = (point.mark, *cells(found, point), "yes" if point.front else "")
+        parts = (one_line(row[i], CELL_WIDTH).replace(" (", "\n(", 1) for i in shown)
+        grid.add_row(*map(Text, parts))
+    return grid

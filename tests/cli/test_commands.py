@@ -149,6 +149,14 @@ def test_a_failed_gate_exits_1_and_check_judges_it_again(folder, tmp_path):
     assert compared.returncode == 0, compared.stderr
     assert "original" in compared.stdout
     assert "comparison.html" in {p.name for p in (tmp_path / "compared").iterdir()}
+    for width in (60, 160):  # columns go before a number is cut short
+        told = run(
+            *("report", tmp_path / "out", "-o", tmp_path / "again"),
+            env=os.environ | {"COLUMNS": str(width)},
+        )
+        assert "compressed" in told.stdout
+        assert "…" not in told.stdout
+        assert ("MACs" in told.stdout) == (width == 160)
     looser = write_spec(tmp_path / "looser.yaml", gates={"min_compression": 1.5})
     assert run("check", report, "--spec", looser).returncode == 0
 
