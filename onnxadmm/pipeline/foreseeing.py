@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxadmm import bench
 from onnxadmm.channels import ChannelClass, matches, patterns
-from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT
+from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT, names_of
 from onnxadmm.compact import Account
 from onnxadmm.errors import one_line
 from onnxadmm.report import formatting as fmt
@@ -58,7 +58,7 @@ def foresee(
         targets: Class name -> channels kept, of classes that lose some.
         weights: Layer name -> names of its weights.
     """
-    found: list[Foreseen] = []
+    found = list(_fruitless(spec, classes, weights))
     sparse = dict.fromkeys(p.structure for p in spec.prune if p.structure != "channel")
     if sparse:
         found.append(
@@ -106,6 +106,23 @@ def foresee(
             )
         )
     return found
+
+
+def _fruitless(
+    spec: Spec, classes: Sequence[ChannelClass], weights: Mapping[str, Sequence[str]]
+) -> Iterator[Foreseen]:
+    """Yield the entries of structure channel none of whose channels can go; one that names them is refused."""
+    for number, rule in enumerate(spec.prune, 1):
+        if rule.structure != "channel":
+            continue
+        hit = [c for c in classes if matches(names_of(c, weights), patterns(rule.layers))]
+        if hit and all(c.fixed for c in hit):
+            largest = sorted(hit, key=lambda c: -c.size * c.parameters)
+            why = [f"{one_line(c.name, 40)} ({one_line(c.reason or '', 120)})" for c in largest]
+            yield Foreseen(
+                f"prune entry {number} takes nothing away: no channel can go of {_some(why)}",
+                "pruned",
+            )
 
 
 def inherent(model: ir.Model, account: Account) -> list[Foreseen]:
@@ -199,8 +216,7 @@ def _ruled(
     """Yield the classes that entries of scope `layer` prune, each with the rule that holds: the last that matches."""
     rules = [p for p in spec.prune if p.structure == "channel"]
     for c in classes:
-        names = [n for layer in c.layers for n in (layer, *weights.get(layer, ()))]
-        hit = [r for r in rules if matches(names, patterns(r.layers))]
+        hit = [r for r in rules if matches(names_of(c, weights), patterns(r.layers))]
         # What an entry of scope `global` takes from one class is known after training only.
         if hit and not c.fixed and hit[-1].scope == "layer":
             yield c, hit[-1]

@@ -43,6 +43,14 @@ def test_a_spec_without_pitfalls_is_not_warned_of(analysis):
     assert said(analysis, prune=prune()) == []
 
 
+def test_an_entry_that_can_take_nothing_says_why(analysis):
+    fixed = [c for c in analysis.classes if c.fixed]
+    spec = parse_spec({"version": 1, "prune": prune()})
+    (found,) = foresee(spec, fixed, {}, analysis.layers)
+    assert found.text.startswith("prune entry 1 takes nothing away")
+    assert all(c.name in found.text and c.reason in found.text for c in fixed)
+
+
 @pytest.mark.parametrize("structure", ["unstructured", "n_of_m", "block"])
 def test_zeros_bring_no_speed(analysis, structure):
     (text,) = said(analysis, prune=[{"structure": structure, "amount": 0.5}])
