@@ -10,6 +10,7 @@ from onnxadmm.compact.masking import expand_channels, mask_channels
 from onnxadmm.compact.packing import Packing, pack_tensors
 from onnxadmm.compact.proving import TOLERANCE, Proof, prove, untested
 from onnxadmm.compact.shapes import shapes_after
+from onnxadmm.compact.traces import drop_traces
 from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
 from onnxadmm.compact.unpacking import SMALLEST_OPSET as SMALLEST_PACKED_OPSET
 from onnxadmm.compact.unpacking import unpack_tensors
@@ -26,6 +27,7 @@ __all__ = [
     "account",
     "compare_outputs",
     "cut_channels",
+    "drop_traces",
     "empty_positions",
     "expand_channels",
     "fold_idle",

@@ -15,6 +15,7 @@ from onnxadmm.compact import (
     SMALLEST_PACKED_OPSET,
     Packing,
     compare_outputs,
+    drop_traces,
     pack_tensors,
 )
 from onnxadmm.errors import VerificationError
@@ -30,7 +31,7 @@ TOLERANCE = 1e-6
 def pack(
     model: ir.Model, spec: Spec, inputs: Inputs, journal: Journal
 ) -> tuple[ir.Model, Sequence[Packing]]:
-    """Pack the model where the spec asks for it and the file gets smaller.
+    """Pack the model where the spec asks for it and the file gets smaller, without exporters' debugging notes.
 
     Returns:
         The packed copy with what was packed; the model itself and nothing where nothing was gained.
@@ -40,6 +41,10 @@ def pack(
     """
     if spec.pack == "none":
         return model, ()
+    lean = model.clone()
+    drop_traces(lean)
+    if model_size(lean) >= model_size(model):
+        lean = model
     if model.opset_imports.get("", 0) < SMALLEST_PACKED_OPSET or (
         model.ir_version < SMALLEST_PACKED_IR_VERSION
     ):
@@ -47,18 +52,18 @@ def pack(
             f"pack: needs opset {SMALLEST_PACKED_OPSET} and IR version {SMALLEST_PACKED_IR_VERSION}, the model has "
             f"{model.opset_imports.get('', 0)} and {model.ir_version}; export it again with newer ones"
         )
-        return model, ()
-    packed = model.clone()
+        return lean, ()
+    packed = lean.clone()
     packing = pack_tensors(packed)
-    if not packing or model_size(packed) >= model_size(model):
+    if not packing or model_size(packed) >= model_size(lean):
         journal.progress.note("pack: no tensor gets smaller")
-        return model, ()
-    left = _check(model, packed, inputs)
+        return lean, ()
+    left = _check(lean, packed, inputs)
     if left:
         journal.warn(
             f"pack: ONNX Runtime here doesn't fold {', '.join(left)} when it makes the session; the model stays unpacked"
         )
-        return model, ()
+        return lean, ()
     return packed, packing
 
 

@@ -197,7 +197,8 @@ class Spec(Section):
     pack: Literal["none", "auto"] = Field(
         "none",
         description="auto: tensors with few different values or many zeros are stored as short streams that "
-        "ONNX Runtime unpacks when it makes the session. The file shrinks, the speed stays.",
+        "ONNX Runtime unpacks when it makes the session, and exporters' debugging notes (stack traces) go. The file "
+        "shrinks, the speed stays.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from graphs import Builder
 
 import onnxadmm
 from onnxadmm.bench import open_session
+from onnxadmm.graph import model_size
 
 
 def two_layers(path, opset=17):
@@ -72,3 +74,27 @@ def test_an_opset_that_is_too_old_is_said(tmp_path):
     result = onnxadmm.compress(two_layers(tmp_path / "model.onnx", opset=11), spec("auto"))
     assert not result.report.packing
     assert any(w.startswith("pack: needs opset 12") for w in result.report.warnings)
+
+
+def test_exporters_notes_go_and_others_stay():
+    """Stack traces and module paths are of no use to whom the file is sent to."""
+    b = Builder(0, 2, 6)
+    b.conv(6)
+    b.head("flatten")
+    model = b.model()
+    model.metadata_props["author"] = "somebody"
+    for node in model.graph:
+        node.metadata_props["pkg.torch.onnx.stack_trace"] = (
+            'File "model.py", line 7, in forward' * 20
+        )
+        node.metadata_props["mine"] = "kept"
+        node.doc_string = 'model.py(7): forward\nFile "model.py", line 7'
+    before = model_size(model)
+    plain = onnxadmm.compress(model, spec("none", amount=0.1)).model
+    packed = onnxadmm.compress(model, spec("auto", amount=0.1)).model
+    assert before - model_size(packed) > 4000 > before - model_size(plain)
+    assert packed.metadata_props["author"] == "somebody"
+    for node in packed.graph:
+        assert node.metadata_props == {"mine": "kept"}
+        assert not node.doc_string
+    assert all("pkg.torch.onnx.stack_trace" in n.metadata_props for n in plain.graph)
