@@ -70,6 +70,84 @@ TIMM = (
 )
 OTHERS = ("bert", "gpt2", "llama", "lstm", "gru")
 
+LIGHT = (
+    *("resnet18", "mobilenet_v2", "vit_tiny_patch16_224", "bert", "gpt2", "llama", "lstm", "gru"),
+    *("convnext_atto", "efficientnet_b0", "densenet121", "shufflenet_v2_x1_0", "squeezenet1_1"),
+    *("mobilenet_v3_small", "regnet_y_400mf", "googlenet", "mnasnet0_5", "swin_t", "resnet50"),
+    *(
+        "ssdlite320_mobilenet_v3_large",
+        "lraspp_mobilenet_v3_large",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ),
+    *("swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "mixer_s16_224", "levit_128s"),
+    *(
+        "edgenext_xx_small",
+        "mobilevit_xxs",
+        "ghostnet_100",
+        "regnety_002",
+        "mobilenetv4_conv_small",
+    ),
+    *(
+        "poolformer_s12",
+        "maxvit_rmlp_pico_rw_256",
+        "xcit_nano_12_p16_224",
+        "pvt_v2_b0",
+        "convnextv2_atto",
+    ),
+    *("fastvit_t8", "repvgg_a0", "hrnet_w18_small", "dla34", "dpn68", "resnest14d", "skresnet18"),
+    *(
+        "cspresnet50",
+        "nfnet_l0",
+        "cait_xxs24_224",
+        "convit_tiny",
+        "pit_ti_224",
+        "coatnet_nano_rw_224",
+    ),
+    *(
+        "twins_svt_small",
+        "davit_tiny",
+        "focalnet_tiny_srf",
+        "mambaout_femto",
+        "starnet_s1",
+        "hgnetv2_b0",
+    ),
+    *("resnext50_32x4d", "inception_v3", "mobilenet_v3_large", "squeezenet1_0", "efficientnet_b1"),
+    *("shufflenet_v2_x0_5", "mnasnet1_0", "regnet_y_800mf", "efficientnet_v2_s", "resnet34"),
+    *("deeplabv3_mobilenet_v3_large", "mobilenetv3_small_100", "mobilenetv2_100", "ghostnetv2_100"),
+    *(
+        "regnetx_002",
+        "regnetz_005",
+        "efficientnet_lite0",
+        "tf_efficientnet_b0",
+        "lcnet_100",
+        "rexnet_100",
+    ),
+    *(
+        "res2net50_14w_8s",
+        "xception41",
+        "darknet21",
+        "ese_vovnet19b_dw",
+        "selecsls42b",
+        "convmixer_768_32",
+    ),
+    *(
+        "efficientformer_l1",
+        "tiny_vit_5m_224",
+        "inception_next_atto",
+        "repvit_m0_9",
+        "mobilevitv2_050",
+    ),
+    *(
+        "resmlp_12_224",
+        "gmlp_ti16_224",
+        "poolformerv2_s12",
+        "swinv2_cr_tiny_224",
+        "vit_small_patch32_224",
+    ),
+)
+"""Small ones of every kind, in the order in which they are worth running: `imports.py` takes them through
+both exporters and all opsets."""
+
 # Exporters are swept over these opsets on a light subset; others run at one opset each.
 CROSS = (
     *("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "convnext_atto"),
@@ -114,14 +192,18 @@ def torchvision_list() -> tuple[str, ...]:
     return (*CLASSIFICATION, *SEGMENTATION, *DETECTION, "raft_large")
 
 
-def architecture(name: str) -> Architecture:
+def architecture(name: str, *, small: bool = False) -> Architecture:
     """Return the recipe of a name.
+
+    Args:
+        name: The name.
+        small: Let images of torchvision's networks be small, of those too that are compared with others.
 
     Raises:
         KeyError: No such name.
     """
     if name in torchvision_list():
-        return _torchvision(name)
+        return _torchvision(name, small=small)
     if name in TIMM:
         return _timm(name)
     if name in OTHERS:
@@ -162,7 +244,7 @@ def _image(size: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def _torchvision(name: str) -> Architecture:
+def _torchvision(name: str, *, small: bool = False) -> Architecture:
     import torchvision
 
     options: dict[str, Any] = {"weights": None}
@@ -191,7 +273,7 @@ def _torchvision(name: str) -> Architecture:
         entry = getattr(torchvision.models, name)
         build = _seeded(lambda: entry(**options))
     # Position tables, and pools to a fixed size that exporters can't express, ask for one size.
-    fixed = name.startswith(("vit_", "vgg", "alexnet", "swin_")) or name in TABLE
+    fixed = name.startswith(("vit_", "vgg", "alexnet", "swin_")) or (name in TABLE and not small)
     size = 224 if fixed else 96
     return _batched(name, "torchvision", build, {"input": _image(size)})
 

@@ -3,7 +3,8 @@
     python models/exports/imports.py --cache DIR [--names NAME ...] [--opsets 17 ...] [--exporters legacy ...]
     python models/exports/imports.py FILE ...
 
-Each import is tried in a process of its own, with limits for time and memory: outputs against ONNX Runtime at
+Without names the architectures of `architectures.LIGHT` are tried: all of them as torch exports by default, then
+at the other opsets. Each import is tried in a process of its own, with limits for time and memory: outputs against ONNX Runtime at
 batch 1 and 3, gradients, one step, the way back into the graph. What was measured is kept in `imports.json` and
 not measured again unless `--again` (or `--failed`, for what failed) says so; the tables in README.md are
 written from it.
@@ -19,8 +20,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from architectures import names
-from record import HERE, NEWEST, OPSETS, TOLERANCE_IMPORT, Limits, exported, measure_file, show
+from architectures import LIGHT, names
+from record import (
+    HERE,
+    NEWEST,
+    OPSETS,
+    TOLERANCE_IMPORT,
+    USUAL,
+    exported,
+    measure_file,
+    show,
+)
+from steps import Failure, Limits
 
 STORE = HERE / "imports.json"
 BEGIN, END = "<!-- imports: written by imports.py -->", "<!-- end of imports -->"
@@ -136,12 +147,24 @@ def write(results: dict[str, Any]) -> None:
     show(table(results), BEGIN, END)
 
 
-def _todo(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
-    for name in args.names or (() if args.files else names()):
-        for exporter in args.exporters:
-            yield from (
-                (name, exporter, opset) for opset in args.opsets if opset <= NEWEST[exporter]
-            )
+Todo = tuple[str, str, list[int]]
+
+
+def _todo(args: argparse.Namespace, results: dict[str, Any]) -> Iterator[Todo]:
+    """Yield what to try: name, exporter and the opsets that one capture of the network serves."""
+    usual = dict(USUAL)
+    for first in (True, False):
+        for name in args.names or (() if args.files else LIGHT):
+            for exporter in args.exporters:
+                opsets = [
+                    opset
+                    for opset in args.opsets
+                    if opset <= NEWEST[exporter] and (opset == usual[exporter]) == first
+                ]
+                entry = results.get(name, {})
+                wanted = [o for o in opsets if _wanted(entry.get(f"{exporter} {o}"), args)]
+                if wanted:
+                    yield name, exporter, wanted
 
 
 def _wanted(old: dict[str, Any] | None, args: argparse.Namespace) -> bool:
@@ -170,24 +193,24 @@ def main() -> None:
     args.cache.mkdir(parents=True, exist_ok=True)
     results = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
     limits = Limits(args.seconds, args.gib)
-    for name, exporter, opset in () if args.table else _todo(args):
-        entry, key = results.setdefault(name, {}), f"{exporter} {opset}"
-        if not _wanted(entry.get(key), args):
-            continue
-        found = exported(name, exporter, opset, args.cache, limits)
-        if isinstance(found, str) and found.startswith("took more"):
-            # Stopped by our own limits: that says nothing of the exporter.
-            print(name, key, found, flush=True)
-            continue
-        entry[key] = (
-            {"not_exported": found}
-            if isinstance(found, str)
-            else measure_file(found, limits, STEPS)
-        )
-        if isinstance(found, Path) and args.discard:
-            found.unlink()
-        print(name, key, fault(entry[key]) or entry[key].get("import_error", "–"), flush=True)
-        write(results)
+    for name, exporter, opsets in () if args.table else _todo(args, results):
+        found = exported(name, exporter, opsets, args.cache, limits, small=True)
+        for opset, file in found.items():
+            key = f"{exporter} {opset}"
+            if isinstance(file, Failure) and file.stopped:
+                # Stopped by our own limits: that says nothing of the exporter.
+                print(name, key, file.why, flush=True)
+                continue
+            r: dict[str, Any] = (
+                {"not_exported": file.why}
+                if isinstance(file, Failure)
+                else measure_file(file, limits, STEPS)
+            )
+            if isinstance(file, Path) and args.discard:
+                file.unlink()
+            results.setdefault(name, {})[key] = r
+            print(name, key, fault(r) or r.get("import_error", "–"), flush=True)
+            write(results)
     for file in args.files:
         entry = results.setdefault(FILES, {})
         if _wanted(entry.get(file.name), args):

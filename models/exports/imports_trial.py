@@ -12,7 +12,6 @@ import onnx_ir as ir
 import torch
 
 from onnxadmm import ops
-from onnxadmm.bench import open_session
 from onnxadmm.errors import OnnxadmmError, VerificationError
 from onnxadmm.graph import (
     OTHER_FLOATS,
@@ -23,7 +22,13 @@ from onnxadmm.graph import (
     probe,
     widen,
 )
-from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
+from onnxadmm.modules import (
+    Comparison,
+    Imported,
+    compare_with_runtime,
+    import_model,
+    write_back,
+)
 from onnxadmm.ops.element_types import to_torch
 from onnxadmm.pipeline.inputs import Inputs
 
@@ -68,39 +73,45 @@ def _tried(model: ir.Model) -> dict[str, Any]:
 
 def _compared(model: ir.Model, seen: Probe, imported: Imported) -> tuple[dict[str, Any], Feed]:
     """Return the errors against ONNX Runtime and the batches at which it ran, and inputs with finite outputs."""
-    session = open_session(model_bytes(model))
+    comparison = Comparison(model, imported)
     best: tuple[float, Feed] = (-1.0, {})
     worst = apart = 0.0
     batches: list[int] = []
     for batch in BATCHES:
         for feed in _feeds(model, seen, imported, batch):
             try:
-                expected = session.run(None, feed)
-            except Exception:  # (ONNX Runtime raises what it likes)
+                parity = comparison.on(feed)
+            except RuntimeError:
                 # Batch 1 ran already: an open batch that the graph itself doesn't honour.
                 if batch == BATCHES[0]:
                     raise
                 continue
-            parity = compare_with_runtime(model, imported, feed)
             worst, apart = max(worst, parity.error), max(apart, parity.outputs)
-            share = min(
-                (float(np.isfinite(a).mean()) for a in expected if a.dtype.kind == "f"), default=1.0
-            )
+            share = _finite(imported, feed)
             if share > best[0]:
                 best = share, feed
-            batches.append(
-                feed[imported.inputs[0]].shape[0] if feed[imported.inputs[0]].ndim else 1
-            )
+            first = feed[imported.inputs[0]] if imported.inputs else np.zeros(())
+            batches.append(first.shape[0] if first.ndim else 1)
     found = {"import_error": worst, "outputs_error": apart, "batches": sorted(set(batches))}
     return found, best[1]
 
 
+def _finite(imported: Imported, feed: Feed) -> float:
+    """Return the smallest share of an output that is finite."""
+    with torch.inference_mode():
+        outputs = imported.module(*_arguments(imported, feed))
+    floats = [o for o in outputs if isinstance(o, torch.Tensor) and o.is_floating_point()]
+    return min((float(o.isfinite().double().mean()) for o in floats if o.numel()), default=1.0)
+
+
+def _arguments(imported: Imported, feed: Feed) -> list[Any]:
+    return [to_torch(feed[n]) if feed[n].dtype != object else feed[n] for n in imported.inputs]
+
+
 def _stepped(model: ir.Model, imported: Imported, feed: Feed) -> dict[str, Any]:
     """Take one step of gradient descent, write it back and compare again; the graph is changed."""
-    arguments = [to_torch(feed[n]) if feed[n].dtype != object else feed[n] for n in imported.inputs]
-    outputs = [
-        o for o in imported.module(*arguments) if isinstance(o, torch.Tensor) and o.requires_grad
-    ]
+    found = imported.module(*_arguments(imported, feed))
+    outputs = [o for o in found if isinstance(o, torch.Tensor) and o.requires_grad]
     if not outputs:
         return {"gradients": "none"}
     sum(o.float().square().mean() for o in outputs).backward()  # type: ignore[union-attr]

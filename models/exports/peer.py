@@ -1,25 +1,23 @@
 """What Torch-Pruning keeps of an architecture at a nominal half of the channels, from the torch network.
 
-python models/exports/peer.py NAME
-
 Its own example's settings: by magnitude, in one step, classifiers of 1000 classes left alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
 import torch
-import torch_pruning
 from architectures import DETECTION, architecture
 
 CLASSES = 1000
 
 
-def kept(name: str) -> dict[str, Any]:
-    """Return the share of parameters that stays, and whether the pruned network still runs."""
+def kept(name: str) -> float:
+    """Return the share of parameters that stays; what doesn't run any more raises."""
+    import torch_pruning
+
+    torch.set_num_threads(1)
     recipe = architecture(name)
     network = recipe.build()
     before = torch_pruning.utils.count_params(network)
@@ -42,21 +40,4 @@ def kept(name: str) -> dict[str, Any]:
     share = torch_pruning.utils.count_params(network) / before
     with torch.no_grad():
         network(*([tensors[0]],) if name in DETECTION else tensors)
-    return {"kept": share}
-
-
-def main() -> None:
-    """Prune what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    try:
-        result = kept(args.name)
-    except Exception as e:  # noqa: BLE001  (its failures are the result)
-        result = {"error": f"{type(e).__name__}: {e}"[:120]}
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+    return float(share)

@@ -14,7 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from record import HERE, Limits, measure_file, passed_cut, show
+from record import HERE, measure_file, passed_cut, show
+from steps import Limits
 
 STORE = HERE / "real.json"
 BEGIN, END = "<!-- real: written by real.py -->", "<!-- end of real -->"

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -21,8 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from architectures import CROSS, TABLE, TIMM, names, torchvision_list
+from exporting import export_named
+from peer import kept
+from steps import Failure, Limits, run
+from trial import tried
 
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "results.json"
@@ -40,79 +41,33 @@ FIELDS = {
 TOLERANCE_IMPORT, TOLERANCE_CUT = 1e-4, 1e-5
 
 
-class Limits:
-    """CPU seconds and bytes of memory that a step may take: a loaded machine makes nothing fail."""
-
-    def __init__(self, seconds: float, gib: float) -> None:
-        """Hold them."""
-        self.seconds, self.bytes = seconds, int(gib * 2**30)
-
-
-def run(command: list[str], limits: Limits) -> tuple[int, str, str]:
-    """Run a step; return its exit status, output and what stopped it (or the last line of its errors)."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(  # noqa: S603  (our own scripts)
-        [sys.executable, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    stopped = ""
-    while True:
-        try:
-            out, err = process.communicate(timeout=0.5)
-            break
-        except subprocess.TimeoutExpired:
-            seconds, held = _used(process.pid)
-            if seconds > limits.seconds:
-                stopped = f"took more than {limits.seconds:.0f} CPU seconds"
-            elif held > limits.bytes:
-                stopped = f"took {held / 2**30:.1f} GiB, more than the sweep allows"
-            if stopped:
-                _kill(process)
-    lines = [line for line in err.splitlines() if line.strip()]
-    return process.returncode, out, stopped or (lines[-1][:300] if lines else "")
-
-
-def _used(pid: int) -> tuple[float, int]:
-    """Return the CPU seconds of a process and its children, and the bytes that they hold."""
-    try:
-        process = psutil.Process(pid)
-        family = (process, *process.children(recursive=True))
-        # The first four of a process's times: its own, then those of children that ended.
-        seconds = sum(sum(p.cpu_times()[:4]) for p in family)
-        return seconds, sum(p.memory_info().rss for p in family)
-    except psutil.Error:
-        return 0.0, 0
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    try:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-    except psutil.Error:
-        pass
-    process.kill()
-
-
 def measure(
     name: str, exporter: str, opset: int, cache: Path, limits: Limits, *, steps: Sequence[str]
 ) -> dict[str, Any]:
     """Export where the cache has no file yet, and try the file."""
-    file = exported(name, exporter, opset, cache, limits)
-    return {"not_exported": file} if isinstance(file, str) else measure_file(file, limits, steps)
+    file = exported(name, exporter, [opset], cache, limits)[opset]
+    if isinstance(file, Failure):
+        return {"not_exported": file.why}
+    return measure_file(file, limits, steps)
 
 
-def exported(name: str, exporter: str, opset: int, cache: Path, limits: Limits) -> Path | str:
-    """Return the file of an export, made where the cache lacks it, or why there is none."""
-    file = cache / f"{name.replace('/', '-')}-{exporter}-{opset}.onnx"
-    if not file.exists():
-        command = [str(HERE / "exporting.py"), name, exporter, str(opset), str(file)]
-        status, _, why = run(command, limits)
-        if status or not file.exists():
-            return why or f"ended with status {status}"
-    return file
+def exported(
+    name: str,
+    exporter: str,
+    opsets: Sequence[int],
+    cache: Path,
+    limits: Limits,
+    *,
+    small: bool = False,
+) -> dict[int, Path | Failure]:
+    """Return the file of each export, made where the cache lacks it, or why there is none."""
+    stem = f"{name.replace('/', '-')}-{'small-' if small else ''}{exporter}"
+    files = {opset: cache / f"{stem}-{opset}.onnx" for opset in opsets}
+    lacking = {opset: str(file) for opset, file in files.items() if not file.exists()}
+    refused = run(export_named, name, exporter, lacking, small, limits=limits) if lacking else {}
+    if isinstance(refused, Failure):
+        refused = dict.fromkeys(lacking, refused)
+    return {o: file if file.exists() else refused[o] for o, file in files.items()}
 
 
 def measure_file(
@@ -121,11 +76,8 @@ def measure_file(
     """Import and cut one file, each step in a process of its own; a step's failure is a part of the result."""
     result: dict[str, Any] = {}
     for step in steps:
-        status, out, why = run([str(HERE / "trial.py"), step, str(file)], limits)
-        try:
-            result |= json.loads(out.splitlines()[-1])
-        except (ValueError, IndexError):
-            result[FIELDS[step][0]] = why or f"ended with status {status}"
+        found = run(tried, step, file, limits=limits)
+        result |= {FIELDS[step][0]: found.why} if isinstance(found, Failure) else found
     result["date"] = datetime.now(UTC).date().isoformat()
     result["versions"] = {p: version(p).split("+")[0] for p in PACKAGES}
     return result
@@ -322,11 +274,10 @@ def main() -> None:
             sys.stdout.flush()
             write(results)
         if args.peer and ("peer" not in entry or args.again) and not name.startswith("raft"):
-            _, out, why = run([str(HERE / "peer.py"), name], limits)
-            try:
-                entry["peer"] = json.loads(out.splitlines()[-1])
-            except (ValueError, IndexError):
-                entry["peer"] = {"error": why}
+            found = run(kept, name, limits=limits)
+            entry["peer"] = (
+                {"error": found.why[:120]} if isinstance(found, Failure) else {"kept": found}
+            )
             print(name, "Torch-Pruning", entry["peer"], flush=True)
             write(results)
     write(results)

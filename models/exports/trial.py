@@ -2,7 +2,7 @@
 
 python models/exports/trial.py import|cut FILE
 
-Prints one JSON object. Import and cut are a process each, so that memory and crashes are their own.
+Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -54,19 +54,23 @@ def held(report: Report) -> list[str]:
     return [f"{reason} ({n} channels)" for reason, n in reasons.most_common(3)]
 
 
+def tried(step: str, path: Path) -> dict[str, Any]:
+    """Return what a step finds; a bug of ours is a result too."""
+    torch.set_num_threads(1)
+    try:
+        return try_import(path) if step == "import" else cut(path)
+    except Exception as e:  # noqa: BLE001  (of any kind)
+        failure = "import_refused" if step == "import" else "error"
+        return {failure: f"crash: {type(e).__name__}: {e}"[:300]}
+
+
 def main() -> None:
     """Try the file that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=("import", "cut"))
     parser.add_argument("file", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    try:
-        result = try_import(args.file) if args.step == "import" else cut(args.file)
-    except Exception as e:  # noqa: BLE001  (a bug of ours is a result too)
-        failure = "import_refused" if args.step == "import" else "error"
-        result = {failure: f"crash: {type(e).__name__}: {e}"[:300]}
-    print(json.dumps(result, allow_nan=True))
+    print(json.dumps(tried(args.step, args.file), allow_nan=True))
 
 
 if __name__ == "__main__":

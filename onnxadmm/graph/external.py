@@ -1,11 +1,12 @@
 """External data: bringing every tensor's bytes into memory, from inside the model's folder only.
 
-The large initializers of the main graph become arrays, read once and never copied; everything else goes into
-the protobuf.
+The large initializers of the main graph become arrays, read once and never copied, or lie in a `Store`, out of
+the process's own memory; everything else goes into the protobuf.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +15,23 @@ from onnx import ModelProto, TensorProto
 
 from onnxadmm.errors import ModelError, ResourceError, UnsupportedError, one_line
 from onnxadmm.graph.files import ModelFolder, read_into, read_range
+from onnxadmm.graph.mapping import MAPPED_BYTES, Source, Store, Stored
 from onnxadmm.graph.parts import PIECE_BYTES, WHOLE_BYTES
 from onnxadmm.graph.tensors import BITS, check_tensor, label, packed_bytes
 from onnxadmm.memory import GIB, available_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+Held = np.ndarray[Any, Any] | Stored
+"""The content of a large initializer."""
 _KEYS = {"location", "offset", "length", "checksum"}
 _MAX_DIGITS = 19
 
 
 def absorb(
     proto: ModelProto, tensors: Iterable[TensorProto], folder: ModelFolder
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> dict[str, Held]:
     """Read external data into memory, and check every tensor's size. No tensor names a path afterwards.
 
     All tensors are vetted before the first byte is read.
@@ -66,33 +70,53 @@ def absorb(
             f"{inside / GIB:.1f} GiB of its external data lie outside the main graph's initializers, where one "
             "protobuf must hold them; above the limit: export it with its weights as initializers"
         )
-    held: dict[str, np.ndarray[Any, Any]] = {}
-    for tensor, descriptor, offset, length in plans:
-        apart = id(tensor) in large
-        try:
-            if apart:
-                content = np.empty(length, np.uint8)
-                read = read_into(descriptor, offset, content.data)
-            else:
-                raw = read_range(descriptor, offset, length)
-                read = len(raw)
-        except OSError as e:
-            raise ResourceError(
-                f"tensor {label(tensor)}: reading external data failed: {e.strerror}"
-            ) from None
-        if read != length:
-            raise ModelError(
-                f"tensor {label(tensor)}: its external data file shrank while it was read; try again"
-            )
+    held: dict[str, Held] = {}
+    store = Store()
+    for tensor, *place in plans:
+        content = _read(tensor, place, store if id(tensor) in large else None)
         del tensor.external_data[:]
-        if apart:
-            kind = ir.DataType(tensor.data_type).numpy()
-            held[tensor.name] = content.view(kind.newbyteorder("<")).reshape(tuple(tensor.dims))
-        else:
+        if isinstance(content, bytes):
             tensor.data_location = TensorProto.DEFAULT
-            tensor.raw_data = raw
+            tensor.raw_data = content
             check_tensor(tensor)
+        else:
+            held[tensor.name] = content
     return held
+
+
+def _read(tensor: TensorProto, place: Sequence[int], store: Store | None) -> Held | bytes:
+    """Read a tensor's data.
+
+    Args:
+        tensor: The tensor.
+        place: Descriptor of the file, offset and length in bytes.
+        store: Where large ones go; None for bytes.
+
+    Raises:
+        ModelError: The file ends too early.
+        ResourceError: It can't be read.
+    """
+    descriptor, offset, length = place
+    kind, shape = ir.DataType(tensor.data_type), tuple(tensor.dims)
+    try:
+        if store is None:
+            raw = read_range(descriptor, offset, length)
+            if len(raw) == length:
+                return raw
+        elif length >= MAPPED_BYTES:
+            with contextlib.suppress(EOFError):
+                return store.add(kind, shape, Source(descriptor, offset, length))
+        else:
+            content = np.empty(length, np.uint8)
+            if read_into(descriptor, offset, content.data) == length:
+                return content.view(kind.numpy().newbyteorder("<")).reshape(shape)
+    except OSError as e:
+        raise ResourceError(
+            f"tensor {label(tensor)}: reading external data failed: {e.strerror}"
+        ) from None
+    raise ModelError(
+        f"tensor {label(tensor)}: its external data file shrank while it was read; try again"
+    )
 
 
 def _is_apart(tensor: TensorProto) -> bool:

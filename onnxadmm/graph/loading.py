@@ -15,6 +15,7 @@ from onnxadmm.errors import ModelError, ResourceError, UnsupportedError, one_lin
 from onnxadmm.graph import external, structure, tensors
 from onnxadmm.graph.child import unpack
 from onnxadmm.graph.files import ModelFolder, read_model_file, shown
+from onnxadmm.graph.mapping import MAPPED_BYTES, Store, Stored
 from onnxadmm.graph.normalise import complete_inputs, name_nodes
 from onnxadmm.graph.parts import serialise
 from onnxadmm.graph.sandbox import run_limited
@@ -29,7 +30,8 @@ _TEXTS = {9, 12}
 _BINARY = {"raw_data", "string_data", "s"}
 # Its warnings about odd models aren't for the user's terminal.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
-Arrays = dict[str, np.ndarray[Any, Any]]
+_MICROSOFT = "com.microsoft"
+Apart = dict[str, external.Held]
 _CHECK_TIMEOUT_S = 20.0
 _LARGE_BYTES = 1 << 16
 _CHECK_MEMORY_BYTES = 2 << 30
@@ -135,7 +137,7 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _absorb(proto: ModelProto, folder: ModelFolder) -> Arrays:
+def _absorb(proto: ModelProto, folder: ModelFolder) -> Apart:
     """Bring external data into memory, check all tensors, make sparse tensors dense."""
     found, sparse = [], []
     for message in tensors.walk(proto):
@@ -176,11 +178,12 @@ def _make_dense(node: onnx.NodeProto, attribute: AttributeProto) -> None:
     attribute.name = "value"
 
 
-def _check_finite(proto: ModelProto, apart: Arrays) -> None:
+def _check_finite(proto: ModelProto, apart: Apart) -> None:
     """Refuse NaN in any tensor with more than one element, and infinity in weights.
 
     Large weights of the main graph move from the protobuf to `apart`: it copies their bytes at every look.
     """
+    store = Store()
     for scope in tensors.walk(proto):
         if not isinstance(scope, onnx.GraphProto | onnx.FunctionProto):
             continue
@@ -201,12 +204,22 @@ def _check_finite(proto: ModelProto, apart: Arrays) -> None:
         }
         for tensor, name in held:
             if tensor.data_type in _FLOATS:
-                array = apart.get(name) if tensor.data_location else None
-                content = onnx.numpy_helper.to_array(tensor) if array is None else array
+                there = apart.get(name) if tensor.data_location else None
+                content = (
+                    onnx.numpy_helper.to_array(tensor)
+                    if there is None
+                    else there.array()
+                    if isinstance(there, Stored)
+                    else there
+                )
                 _refuse_non_finite(content, name, name in weights)
                 large = content.nbytes >= _LARGE_BYTES and tensor.HasField("raw_data")
                 if large and name in movable and tensor.data_type == TensorProto.FLOAT:
-                    apart[name] = content
+                    apart[name] = (
+                        content
+                        if content.nbytes < MAPPED_BYTES
+                        else store.add(ir.DataType.FLOAT, content.shape, content)
+                    )
                     tensor.ClearField("raw_data")
 
 
@@ -256,6 +269,7 @@ def _skeleton(proto: ModelProto) -> ModelProto:
     graph = skeleton.graph
     graph.name = proto.graph.name
     graph.node.extend(proto.graph.node)
+    _disown(skeleton)
     graph.input.extend(proto.graph.input)
     graph.output.extend(proto.graph.output)
     for value in (*graph.input, *graph.output):
@@ -272,12 +286,24 @@ def _skeleton(proto: ModelProto) -> ModelProto:
     return skeleton
 
 
+def _disown(skeleton: ModelProto) -> None:
+    """Move what ONNX Runtime adds to the standard's domain into its own, which the checker leaves alone."""
+    opset = next((i.version for i in skeleton.opset_import if i.domain in {"", "ai.onnx"}), 1)
+    nodes = (m for m in tensors.walk(skeleton) if isinstance(m, onnx.NodeProto))
+    own = [n for n in nodes if structure.is_runtimes_own(n, opset)]
+    for node in own:
+        node.domain = _MICROSOFT
+    for scope in (skeleton, *skeleton.functions) if own else ():
+        if all(i.domain != _MICROSOFT for i in scope.opset_import):
+            scope.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
+
+
 def _elements_bytes(tensor: TensorProto) -> int:
     """Return the bytes of a tensor's elements, whether they are in it or were taken out; texts don't count."""
     return 0 if tensor.data_type == TensorProto.STRING else tensors.packed_bytes(tensor)
 
 
-def _to_ir(proto: ModelProto, held: Arrays) -> ir.Model:
+def _to_ir(proto: ModelProto, held: Apart) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, RecursionError) as e:
@@ -293,7 +319,7 @@ def _to_ir(proto: ModelProto, held: Arrays) -> ir.Model:
     return model
 
 
-def _hold_arrays(model: ir.Model, apart: Arrays) -> None:
+def _hold_arrays(model: ir.Model, apart: Apart) -> None:
     """Let large weights be arrays, in place: a protobuf copies its bytes whenever they are asked for.
 
     Args:
@@ -306,8 +332,12 @@ def _hold_arrays(model: ir.Model, apart: Arrays) -> None:
             name in apart or (held.dtype == ir.DataType.FLOAT and held.nbytes >= _LARGE_BYTES)
         ):
             continue
+        there = apart.get(name)
+        if isinstance(there, Stored):
+            value.const_value = there.tensor(held)
+            continue
         value.const_value = ir.Tensor(
-            apart[name] if name in apart else held.numpy(),
+            held.numpy() if there is None else there,
             dtype=held.dtype,
             shape=ir.Shape(held.shape.numpy()),
             name=held.name,

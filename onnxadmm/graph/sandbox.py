@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import IO
 
 from onnxadmm.errors import ModelError, ResourceError
+from onnxadmm.graph.mapping import unnamed_file
 from onnxadmm.memory import GIB
 
 _CHILD = Path(__file__).with_name("child.py")
@@ -82,10 +82,7 @@ def _too_long(task: str, seconds: float) -> ModelError:
 
 def _as_file(payload: bytes) -> IO[bytes]:
     """Return an unnamed file that holds the payload: a pipe takes seconds for half a gigabyte."""
-    if hasattr(os, "memfd_create"):
-        file: IO[bytes] = os.fdopen(os.memfd_create("payload"), "w+b")
-    else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
+    file = unnamed_file()
     file.write(payload)
     file.seek(0)
     return file

@@ -25,6 +25,12 @@ MAX_NODES = 100_000
 # Domains whose operators ONNX defines, and those that only ONNX Runtime can judge (the probe does).
 DEFINED_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training"}
 RUNTIME_DOMAINS = {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
+# What ONNX Runtime adds to the standard's own domain, where the opset has no operator of that name: its
+# optimizer writes the normalisations there.
+RUNTIME_OPERATORS = {
+    *("Affine", "Crop", "DynamicSlice", "ImageScaler", "LayerNormalization", "ParametricSoftplus"),
+    *("Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
+}
 
 _FIELD_OF = {
     AttributeProto.FLOAT: "f",
@@ -224,7 +230,8 @@ class _Scopes:
                 f"node {_of(node)}: custom operator of unknown domain {_quote(domain)} is unsupported; "
                 "export with standard operators or as a model-local function"
             )
-        if not has_schema(node.op_type, self._opsets[domain], domain):
+        opset = self._opsets[domain]
+        if not (has_schema(node.op_type, opset, domain) or is_runtimes_own(node, opset)):
             raise UnsupportedError(
                 f"node {_of(node)}: no such operator in domain {_quote(domain or 'ai.onnx')} opset version "
                 f"{self._opsets[domain]}: unsupported or custom; export it again"
@@ -380,6 +387,12 @@ def _calls(
             for graph in attribute.graphs:
                 stack.extend(graph.node)
     return found, count
+
+
+def is_runtimes_own(node: NodeProto, opset: int) -> bool:
+    """Whether a node is of an operator that ONNX Runtime adds to the standard's domain of this opset."""
+    own = _domain(node.domain) == "" and node.op_type in RUNTIME_OPERATORS
+    return own and not has_schema(node.op_type, opset, "")
 
 
 @cache

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from onnxadmm.modules.comparing import Parity, compare_with_runtime
+from onnxadmm.modules.comparing import Comparison, Parity, compare_with_runtime
 from onnxadmm.modules.importing import Imported, Survey, import_model, survey_model
 from onnxadmm.modules.writing import write_back
 
 __all__ = [
+    "Comparison",
     "Imported",
     "Parity",
     "Survey",

@@ -8,6 +8,7 @@ return what ONNX Runtime returns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ import torch
 from torch import fx
 
 from onnxadmm import ops
-from onnxadmm.bench import open_isolated, run
-from onnxadmm.errors import VerificationError
+from onnxadmm.bench import IsolatedSession, open_isolated, run
+from onnxadmm.errors import OnnxadmmError, VerificationError, one_line
 from onnxadmm.graph import (
     IMPORT_TOLERANCE,
     compare_outputs,
@@ -62,53 +63,90 @@ class Parity:
         return self.outputs if self.nodes is None else self.nodes
 
 
-def compare_with_runtime(model: ir.Model, imported: Imported, feed: Mapping[str, Array]) -> Parity:
-    """Compare an imported module with ONNX Runtime on one set of inputs.
+class Comparison:
+    """Compares an imported module with ONNX Runtime, on one set of inputs after another."""
 
-    Args:
-        model: The graph that was imported.
-        imported: Its module, in evaluation mode, on the CPU.
-        feed: Inputs by name.
+    def __init__(self, model: ir.Model, imported: Imported) -> None:
+        """Open the graph as it is now.
 
-    Raises:
-        VerificationError: They differ by more than `IMPORT_TOLERANCE`, node by node too; names the node.
-        ModelError: ONNX Runtime can't run it.
-    """
-    session = open_isolated(model, name="the imported model")
-    expected = run(session, imported.outputs, feed)
-    arguments = [_argument(feed[n]) for n in imported.inputs]
-    with torch.inference_mode():
-        got = [_array(g) for g in imported.module(*arguments)]
-    units = [_unit(v) for v in model.graph.outputs]
-    apart = compare_outputs(expected, got, units)
-    if apart <= IMPORT_TOLERANCE:
-        return Parity(apart)
-    error, node = _by_node(model, imported, feed)
-    if not error <= IMPORT_TOLERANCE:
-        raise VerificationError(
-            f"the imported model differs from ONNX Runtime at {node} by {error:.2g} of its result (allowed "
-            f"{IMPORT_TOLERANCE:g}), and by {apart:.2g} of an output; this is a bug in onnxadmm, please report "
-            "the model"
+        Args:
+            model: The graph that was imported.
+            imported: Its module, in evaluation mode, on the CPU.
+
+        Raises:
+            ModelError: ONNX Runtime can't open it.
+        """
+        self._model, self._imported = model, imported
+        self._session = open_isolated(model, name="the imported model")
+        self._units = [_unit(v) for v in model.graph.outputs]
+        self._made = {v.name or "": (node, v) for node in model.graph for v in node.outputs}
+        self._names = [n for n in imported.places if n in self._made]
+
+    @functools.cached_property
+    def _shown(self) -> IsolatedSession:
+        """The graph with every node's result as an output."""
+        return open_isolated(
+            showing(self._model, self._names), name="the imported model", optimize=False
         )
-    return Parity(apart, error, node)
+
+    def on(self, feed: Mapping[str, Array]) -> Parity:
+        """Compare on these inputs, by name.
+
+        Raises:
+            VerificationError: They differ by more than `IMPORT_TOLERANCE`, node by node too; names the node. Or
+                the module fails where ONNX Runtime doesn't.
+            RuntimeError: ONNX Runtime refuses these inputs.
+        """
+        expected = run(self._session, self._imported.outputs, feed)
+        got = [_array(g) for g in self._computed(feed)]
+        apart = compare_outputs(expected, got, self._units)
+        if apart <= IMPORT_TOLERANCE:
+            return Parity(apart)
+        error, node = self._by_node(feed)
+        if not error <= IMPORT_TOLERANCE:
+            raise VerificationError(
+                f"the imported model differs from ONNX Runtime at {node} by {error:.2g} of its result (allowed "
+                f"{IMPORT_TOLERANCE:g}), and by {apart:.2g} of an output; this is a bug in onnxadmm, please report "
+                "the model"
+            )
+        return Parity(apart, error, node)
+
+    def _computed(self, feed: Mapping[str, Array]) -> Any:
+        """Return what the module computes."""
+        arguments = [_argument(feed[n]) for n in self._imported.inputs]
+        with torch.inference_mode():
+            try:
+                return self._imported.module(*arguments)
+            except OnnxadmmError:
+                raise
+            except Exception as e:  # (torch raises what it likes)
+                raise VerificationError(
+                    f"the imported model fails where ONNX Runtime runs ({type(e).__name__}: {one_line(e, 120)}); "
+                    "this is a bug in onnxadmm, please report the model"
+                ) from e
+
+    def _by_node(self, feed: Mapping[str, Array]) -> tuple[float, str]:
+        """Return the largest difference of a node's result from ONNX Runtime's, given the same inputs, and the node."""
+        found = run(self._shown, self._names, feed)
+        forced = _Forced(
+            self._imported,
+            {
+                n: (np.asarray(a), _unit(self._made[n][1]))
+                for n, a in zip(self._names, found, strict=True)
+                if a is not None
+            },
+        )
+        with torch.inference_mode():
+            forced.run(*(_argument(feed[n]) for n in self._imported.inputs))
+        if not forced.errors:
+            return float("inf"), "its outputs"
+        worst = max(forced.errors, key=forced.errors.__getitem__)
+        return forced.errors[worst], ops.describe(self._made[worst][0])
 
 
-def _by_node(model: ir.Model, imported: Imported, feed: Mapping[str, Array]) -> tuple[float, str]:
-    """Return the largest difference of a node's result from ONNX Runtime's, given the same inputs, and the node."""
-    made = {v.name or "": (node, v) for node in model.graph for v in node.outputs}
-    names = [n for n in imported.places if n in made]
-    session = open_isolated(showing(model, names), name="the imported model", optimize=False)
-    expected = dict(zip(names, run(session, names, feed), strict=True))
-    forced = _Forced(
-        imported,
-        {n: (np.asarray(a), _unit(made[n][1])) for n, a in expected.items() if a is not None},
-    )
-    with torch.inference_mode():
-        forced.run(*(_argument(feed[n]) for n in imported.inputs))
-    if not forced.errors:
-        return float("inf"), "its outputs"
-    worst = max(forced.errors, key=forced.errors.__getitem__)
-    return forced.errors[worst], ops.describe(made[worst][0])
+def compare_with_runtime(model: ir.Model, imported: Imported, feed: Mapping[str, Array]) -> Parity:
+    """Compare an imported module with ONNX Runtime on one set of inputs; see `Comparison`."""
+    return Comparison(model, imported).on(feed)
 
 
 class _Forced(fx.Interpreter):

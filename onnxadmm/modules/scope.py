@@ -15,6 +15,7 @@ from torch import fx, nn
 from onnxadmm import ops
 from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph import Probe, constant_of, subgraphs
+from onnxadmm.graph.mapping import is_mapped
 from onnxadmm.modules.control import Branches, Repetition, Sweep, evaluate
 from onnxadmm.modules.delegating import delegate
 from onnxadmm.modules.freezing import alone, captured, freeze, passes_gradient
@@ -423,7 +424,8 @@ class Scope:
                 "yet, compress without training"
             )
         hollow = self._hollow and trainable
-        tensor = torch.empty(content.shape, device="meta") if hollow else to_torch(content)
+        own = is_mapped(value) or id(value) in self._masters
+        tensor = torch.empty(content.shape, device="meta") if hollow else to_torch(content, own=own)
         path = attribute_path(self.root, name)
         owner, leaf = _owner(self.root, path)
         if trainable:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
-from onnxadmm.ops._attributes import integer, text
+from onnxadmm.ops._attributes import integer
 from onnxadmm.ops._base import (
     BuildScope,
     CutScope,
@@ -21,7 +21,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.windows import read_window, resize_kernel
+from onnxadmm.ops.windows import pad_same, read_window, resize_kernel
 
 
 def tie_groups(scope: LabelScope, labels: np.ndarray[Any, Any], group: int, reason: str) -> None:
@@ -97,14 +97,11 @@ class Conv(Operator):
                 "counterpart; compress without training"
             )
         data = scope.tensor(x)
-        auto = text(node, "auto_pad", "NOTSET")
-        same = auto in ("SAME_UPPER", "SAME_LOWER")
-        # Without strides such pads are the same for every size.
+        # Without strides SAME pads are the same for every size.
         window = read_window(node, shape[2:], shape[2:])
         padding = window.before
-        if same and max(window.strides) > 1:
-            reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
-            data = scope.call(_pad_same, data, reach, list(window.strides), auto == "SAME_UPPER")
+        if window.same and max(window.strides) > 1:
+            data = scope.call(pad_same, data, window)
             padding = (0,) * dimensions
         elif not window.symmetric:
             data = scope.call(F.pad, data, window.torch_pads())
@@ -125,19 +122,3 @@ class Conv(Operator):
         assert node.inputs[1] is not None
         weight = shapes[node.inputs[1].name or ""]
         return math.prod(shapes[node.outputs[0].name or ""]) * math.prod(weight[1:])
-
-
-def _pad_same(x: Any, reach: list[int], strides: list[int], upper: bool) -> Any:
-    """Pad so that ceil(size / stride) windows of `reach` elements fit, whatever the size.
-
-    What is odd goes to the end if `upper`, else to the front.
-    """
-    import torch.nn.functional as F  # noqa: N812
-
-    pads: list[int] = []
-    for axis in reversed(range(len(strides))):
-        size, stride = x.shape[2 + axis], strides[axis]
-        total = max((-(-size // stride) - 1) * stride + reach[axis] - size, 0)
-        small, large = total // 2, total - total // 2
-        pads += [small, large] if upper else [large, small]
-    return F.pad(x, pads)

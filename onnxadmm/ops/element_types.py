@@ -84,8 +84,12 @@ def kind_of(dtype_name: str) -> ir.DataType:
     return ir.DataType.from_numpy(numpy_type(dtype_name))
 
 
-def to_torch(array: Array) -> torch.Tensor:
+def to_torch(array: Array, *, own: bool = False) -> torch.Tensor:
     """Return a tensor of an array's content, of the same values; the memory is the tensor's own.
+
+    Args:
+        array: The array.
+        own: Whether nobody else holds the array's memory, so that the tensor may have it.
 
     Raises:
         UnsupportedError: torch has no such element type.
@@ -103,7 +107,10 @@ def to_torch(array: Array) -> torch.Tensor:
         raise UnsupportedError(
             f"element type {name} has no tensors in torch; compress without training"
         )
-    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+    order = array.dtype.newbyteorder("=")
+    return torch.from_numpy(
+        np.require(array, order, ["C", "W"]) if own else np.array(array, order, order="C")
+    )
 
 
 def from_torch(tensor: torch.Tensor) -> Array:

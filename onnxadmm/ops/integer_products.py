@@ -29,7 +29,7 @@ from onnxadmm.ops.quantization import (
     quantize_range,
     straight_through,
 )
-from onnxadmm.ops.windows import Window, read_window
+from onnxadmm.ops.windows import Window, pad_same, read_window
 
 
 class OfIntegers(Operator):
@@ -139,7 +139,7 @@ def convolve(x: Any, weight: Any, zeros: tuple[Any, Any], window: Window, groups
     import torch.nn.functional as F  # noqa: N812
 
     function: Any = (F.conv1d, F.conv2d, F.conv3d)[len(window.kernel) - 1]
-    data = F.pad(_shifted(x, zeros[0]), window.torch_pads())
+    data = pad_same(_shifted(x, zeros[0]), window)
     return function(
         data,
         _shifted(weight, zeros[1], 0),

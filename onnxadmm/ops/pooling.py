@@ -17,7 +17,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.windows import Window, read_window
+from onnxadmm.ops.windows import Window, pad_same, read_window
 
 
 class Pooling(Operator):
@@ -65,13 +65,15 @@ class MaxPool(Pooling):
             raise UnsupportedError(f"{describe(node)}: no torch pooling over {len(kernel)} axes")
         window = read_window(node, kernel, scope.shape(node.inputs[0])[2:])
         data, padding = scope.tensor(node.inputs[0]), window.before
-        if not window.symmetric or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-            data = scope.call(F.pad, data, window.torch_pads(), value=-math.inf)
-            padding = (0,) * len(kernel)
         if len(node.outputs) > 1:
             columns = bool(integer(node, "storage_order", 0))
-            found = scope.call(pool_places, scope.tensor(node.inputs[0]), window, columns)
+            found = scope.call(pool_places, data, window, columns)
             return tuple(scope.call(operator.getitem, found, k) for k in (0, 1))
+        if window.same:
+            data, padding = scope.call(pad_same, data, window, -math.inf), (0,) * len(kernel)
+        elif not window.symmetric or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+            data = scope.call(F.pad, data, window.torch_pads(), value=-math.inf)
+            padding = (0,) * len(kernel)
         return scope.call(
             function,
             data,
@@ -113,7 +115,12 @@ class AveragePool(Pooling):
         data, padding = scope.tensor(node.inputs[0]), window.before
         wide = any(2 * p > k for p, k in zip(padding, kernel, strict=True))
         unusual = wide or not window.symmetric
-        if function is None or max(window.dilations) > 1 or (unusual and window.ceil):
+        if (
+            function is None
+            or max(window.dilations) > 1
+            or (unusual and window.ceil)
+            or window.same
+        ):
             return scope.call(pool_means, data, window, counted)
         if unusual and not counted:
             return scope.call(_inner_mean, data, window.torch_pads(), kernel, window.strides)
@@ -139,6 +146,7 @@ def pool_means(x: Any, window: Window, counted: bool) -> Any:
     import torch
     import torch.nn.functional as F  # noqa: N812
 
+    window = window.at(x.shape[2:])
     counts = torch.ones_like(x[:1, :1])
     sums = windows_of(x, window, 0.0).sum(-1)
     if counted:
@@ -279,6 +287,7 @@ def windows_of(x: Any, window: Window, fill: float) -> Any:
     import torch.nn.functional as F  # noqa: N812
 
     n = len(window.kernel)
+    window = window.at(x.shape[2:])
     ends = list(window.after)
     for i, size in enumerate(x.shape[2:]):
         spread = window.spread[i]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
-from onnxadmm.ops._attributes import integer, text
+from onnxadmm.ops._attributes import integer, number, text
 from onnxadmm.ops._base import (
     BuildScope,
     CutScope,
@@ -27,6 +27,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
+from onnxadmm.ops.cells import Cell, read_cells, run_gru, run_lstm, run_rnn
 
 _REVERSED = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _BIAS, _LENGTHS, _PEEPHOLES = 3, 4, 7
@@ -37,7 +38,12 @@ class Recurrent(Operator):
     """A layer that reads a sequence step by step."""
 
     versions = (7, 14, 22)
-    attributes = frozenset({"activations", "direction", "hidden_size", "layout"})
+    attributes = frozenset(
+        {
+            *("activations", "activation_alpha", "activation_beta", "clip"),
+            *("direction", "hidden_size", "layout"),
+        }
+    )
     weight_ports = (1, 2, _BIAS, _PEEPHOLES)
     activations: ClassVar[tuple[str, ...]]
     """The standard's default activations of one direction, in lower case."""
@@ -90,43 +96,36 @@ class Recurrent(Operator):
             node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", scope.kept(r, 2))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Call a function of this file that calls torch's layer, direction by direction.
+        """Call a function of this file that calls torch's layer, direction by direction, or a loop where it has none.
 
         Raises:
-            UnsupportedError: Peepholes, layout 1, or other activations.
+            UnsupportedError: A direction or an activation that isn't in the standard.
         """
         import operator
 
         direction = text(node, "direction", "forward")
-        directions = _REVERSED.get(direction, (False,))
-        refused = {
-            f"direction {direction!r}": direction not in _REVERSED,
-            "layout 1": bool(integer(node, "layout", 0)),
-            "peephole weights": optional_input(node, _PEEPHOLES) is not None,
-            "input_forget": bool(integer(node, "input_forget", 0)),
-            "activations other than the standard's": self._own_activations(node, len(directions)),
-        }
-        for what, there in refused.items():
-            if there:
-                raise UnsupportedError(
-                    f"{describe(node)}: {what} can't be trained yet; compress without training"
-                )
+        if direction not in _REVERSED:
+            raise UnsupportedError(
+                f"{describe(node)}: direction {direction!r} is not in the standard; export the model again"
+            )
+        layer = self._layer(node, _REVERSED[direction])
         x, *weights = (scope.tensor(optional_input(node, port)) for port in (0, 1, 2, _BIAS))
         states = [scope.tensor(optional_input(node, port)) for port in _STATES]
-        lengths = optional_input(node, _LENGTHS)
-        if lengths is None:
-            result = scope.call(run_layer, self.kind(node), directions, x, weights, states)
-        else:
-            result = scope.call(
-                run_by_length,
-                self.kind(node),
-                directions,
-                x,
-                weights,
-                states,
-                lengths=scope.tensor(lengths),
-            )
+        peepholes = scope.tensor(optional_input(node, _PEEPHOLES))
+        lengths = scope.tensor(optional_input(node, _LENGTHS))
+        result = scope.call(run_layout, layer, x, [*weights, peepholes], states, lengths)
         return tuple(scope.call(operator.getitem, result, i) for i in range(len(node.outputs)))
+
+    def _layer(self, node: ir.Node, directions: tuple[bool, ...]) -> Layer:
+        """Return what a node runs; its cells only where torch's own layer doesn't compute them."""
+        usual = optional_input(node, _PEEPHOLES) is None and not (
+            integer(node, "input_forget", 0)
+            or number(node, "clip", 0.0)
+            or self._own_activations(node, len(directions))
+        )
+        cells = () if usual else read_cells(node, self.activations, len(directions))
+        plain = tuple(c.plain for c in cells)
+        return Layer(self.kind(node), directions, plain, bool(integer(node, "layout", 0)))
 
     def kind(self, node: ir.Node) -> str:
         """Return the key of the function that runs one direction."""
@@ -189,28 +188,59 @@ class RNN(Recurrent):
         return names not in ([n] * max(directions, len(names)) for n in ("tanh", "relu"))
 
 
-def run_layer(
-    kind: str,
-    directions: tuple[bool, ...],
-    x: Any,
-    weights: Sequence[Any],
-    states: Sequence[Any],
-) -> tuple[Any, Any, Any]:
-    """Run a recurrent layer on tensors in the layout of the ONNX standard.
+class Layer(NamedTuple):
+    """What a recurrent node runs.
 
-    Args:
+    Attributes:
         kind: What runs one direction.
         directions: For each direction whether it reads the sequence from its end.
-        x: [T, N, I].
-        weights: W [D, G·H, I], R [D, G·H, H] and B [D, 2·G·H] (those of W, then those of R) or None.
-        states: First hidden state [D, N, H] and, of an LSTM, cell state; None for zeros.
+        cells: What each direction's cells compute (`Cell.plain`); empty for torch's own.
+        by_sample: Whether samples come before steps and directions (the standard's layout 1).
+    """
+
+    kind: str
+    directions: tuple[bool, ...]
+    cells: tuple[tuple[Any, ...], ...]
+    by_sample: bool
+
+
+def run_layout(
+    layer: Layer, x: Any, weights: Sequence[Any], states: Sequence[Any], lengths: Any
+) -> tuple[Any, Any, Any]:
+    """Run a recurrent layer on tensors in either layout of the ONNX standard.
+
+    Args:
+        layer: The layer.
+        x: [T, N, I]; by sample [N, T, I].
+        weights: W [D, G·H, I], R [D, G·H, H], B [D, 2·G·H] (those of W, then those of R) or None, peepholes
+            [D, 3·H] or None.
+        states: First hidden state [D, N, H] and, of an LSTM, cell state; None for zeros. By sample [N, D, H].
+        lengths: [N] or None.
 
     Returns:
-        All hidden states [T, D, N, H], the last ones [D, N, H], the last cell states [D, N, H].
+        All hidden states [T, D, N, H], the last ones [D, N, H], the last cell states [D, N, H]; by sample
+        [N, T, D, H] and [N, D, H].
     """
+    if layer.by_sample:
+        x = x.transpose(0, 1)
+        states = [None if s is None else s.transpose(0, 1) for s in states]
+    if lengths is None:
+        y, h, c = run_layer(layer, x, weights, states)
+    else:
+        y, h, c = run_by_length(layer, x, weights, states, lengths)
+    if layer.by_sample:
+        y, h, c = y.permute(2, 0, 1, 3), h.transpose(0, 1), c.transpose(0, 1)
+    return y, h, c
+
+
+def run_layer(
+    layer: Layer, x: Any, weights: Sequence[Any], states: Sequence[Any]
+) -> tuple[Any, Any, Any]:
+    """Run a recurrent layer, steps first; arguments are else those of `run_layout`."""
     import torch
 
-    w, r, b = weights
+    w, r, b, p = weights
+    directions = layer.directions
     b = w.new_zeros(len(directions), 2 * w.shape[1]) if b is None else b
     zeros = x.new_zeros(len(directions), x.shape[1], r.shape[2])
     h, c = (zeros if state is None else state for state in states)
@@ -218,7 +248,13 @@ def run_layer(
     for d, backwards in enumerate(directions):
         steps = x.flip(0) if backwards else x
         own = [w[d], r[d], *b[d].chunk(2)]
-        y, last, cell = _STEPS[kind](steps, own, h[d : d + 1], c[d : d + 1])
+        first = h[d : d + 1], c[d : d + 1]
+        if layer.cells:
+            looks = None if p is None else p[d]
+            loop = _LOOPS[layer.kind]
+            y, last, cell = loop(Cell.of(layer.cells[d]), steps, own, first, looks)
+        else:
+            y, last, cell = _STEPS[layer.kind](steps, own, *first)
         outputs.append(y.flip(0) if backwards else y)
         hidden.append(last)
         cells.append(cell)
@@ -226,13 +262,7 @@ def run_layer(
 
 
 def run_by_length(
-    kind: str,
-    directions: tuple[bool, ...],
-    x: Any,
-    weights: Sequence[Any],
-    states: Sequence[Any],
-    *,
-    lengths: Any,
+    layer: Layer, x: Any, weights: Sequence[Any], states: Sequence[Any], lengths: Any
 ) -> tuple[Any, Any, Any]:
     """Run a recurrent layer on sequences of different lengths [N]; those of one length go together.
 
@@ -241,14 +271,15 @@ def run_by_length(
     """
     r = weights[1]
     steps, samples = x.shape[:2]
-    outputs = x.new_zeros(steps, len(directions), samples, r.shape[2])
-    hidden = x.new_zeros(len(directions), samples, r.shape[2])
-    cells = x.new_zeros(len(directions), samples, r.shape[2])
+    directions = len(layer.directions)
+    outputs = x.new_zeros(steps, directions, samples, r.shape[2])
+    hidden = x.new_zeros(directions, samples, r.shape[2])
+    cells = x.new_zeros(directions, samples, r.shape[2])
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero().reshape(-1)
         if length > 0:
             own = [None if s is None else s[:, rows] for s in states]
-            y, h, c = run_layer(kind, directions, x[:length, rows], weights, own)
+            y, h, c = run_layer(layer, x[:length, rows], weights, own)
             outputs[:length, :, rows], hidden[:, rows], cells[:, rows] = y, h, c
     return outputs, hidden, cells
 
@@ -321,4 +352,12 @@ _STEPS: dict[str, Callable[..., Any]] = {
     "gru_reset_first": _gru_reset_first,
     "rnn_tanh": _rnn_tanh,
     "rnn_relu": _rnn_relu,
+}
+
+_LOOPS: dict[str, Callable[..., Any]] = {
+    "lstm": run_lstm,
+    "gru": run_gru,
+    "gru_reset_first": run_gru,
+    "rnn_tanh": run_rnn,
+    "rnn_relu": run_rnn,
 }

@@ -32,7 +32,9 @@ _COORDINATES = {
     "pytorch_half_pixel",
     "align_corners",
     "asymmetric",
+    "tf_crop_and_resize",
 }
+_POLICIES = {"stretch": None, "not_larger": min, "not_smaller": max}
 _ROUNDINGS = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple"}
 
 
@@ -44,6 +46,9 @@ class Sampling(NamedTuple):
     rounding: str
     cubic: float
     exclude_outside: bool
+    antialias: bool = False
+    policy: str = "stretch"
+    outside: float = 0.0
 
 
 class Resampling(Operator):
@@ -114,7 +119,11 @@ class Resampling(Operator):
         elif scales is None:
             scales = scope.tensor(scales_input)
         axes = self._axes(node, scope.rank(x))
-        return scope.call(_resampled, scope.tensor(x), axes, sizes, scales, sampling)
+        roi: Any = None
+        if sampling.coordinates == "tf_crop_and_resize":
+            held = constant_of(_input(node, 1))
+            roi = scope.tensor(node.inputs[1]) if held is None else [float(r) for r in held]
+        return scope.call(_resampled, scope.tensor(x), axes, (sizes, scales, roi), sampling)
 
     def _axes(self, node: ir.Node, rank: int) -> list[int]:
         return normal_axes(integers(node, "axes", range(rank)), rank)
@@ -131,6 +140,9 @@ class Resampling(Operator):
             text(node, "nearest_mode", "round_prefer_floor"),
             number(node, "cubic_coeff_a", -0.75),
             bool(integer(node, "exclude_outside", 0)),
+            bool(integer(node, "antialias", 0)),
+            text(node, "keep_aspect_ratio_policy", "stretch"),
+            number(node, "extrapolation_value", 0.0),
         )
         wrong = None
         if found.mode not in ("nearest", "linear", "cubic"):
@@ -139,10 +151,10 @@ class Resampling(Operator):
             wrong = f"coordinate_transformation_mode {found.coordinates!r}"
         elif found.rounding not in _ROUNDINGS:
             wrong = f"nearest_mode {found.rounding!r}"
-        elif integer(node, "antialias", 0):
-            wrong = "antialias"
-        elif text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-            wrong = "keep_aspect_ratio_policy"
+        elif found.antialias and found.mode == "nearest":
+            wrong = "antialias of the nearest position"
+        elif found.policy not in _POLICIES:
+            wrong = f"keep_aspect_ratio_policy {found.policy!r}"
         if wrong:
             raise UnsupportedError(
                 f"{describe(node)}: {wrong} can't be trained yet; compress without training"
@@ -206,24 +218,39 @@ class Upsample(OldResize):
         return super()._scales(node)
 
 
-def _resampled(x: Any, axes: list[int], sizes: Any, scales: Any, sampling: Sampling) -> Any:
-    """Bring the axes of `x` to sizes or by scales; numbers or tensors."""
+def _resampled(x: Any, axes: list[int], target: tuple[Any, Any, Any], sampling: Sampling) -> Any:
+    """Bring the axes of `x` to sizes or by scales, within a region: lists of numbers or tensors."""
     import torch
 
-    wanted = sizes.tolist() if isinstance(sizes, torch.Tensor) else sizes
-    factors = scales.tolist() if isinstance(scales, torch.Tensor) else scales
+    wanted, factors, roi = (t.tolist() if isinstance(t, torch.Tensor) else t for t in target)
+    choose = _POLICIES[sampling.policy]
+    if wanted is not None and choose is not None:
+        common = choose(
+            np.float32(w) / np.float32(x.shape[a]) for w, a in zip(wanted, axes, strict=True)
+        )
+        wanted = [int(np.floor(common * x.shape[a] + 0.5)) for a in axes]
+        factors = [common] * len(axes)
     for position, axis in enumerate(axes):
         before = x.shape[axis]
         if wanted is not None:
             after = int(wanted[position])
-            scale = np.float32(after) / np.float32(before)
+            exact = np.float32(after) / np.float32(before)
+            scale = exact if factors is None else np.float32(factors[position])
         else:
             scale = np.float32(factors[position])
             after = int(np.floor(scale * np.float32(before)))
-        if after == before and scale == 1:
+        region = None if roi is None else (roi[position], roi[position + len(axes)])
+        if after == before and scale == 1 and region in (None, (0.0, 1.0)):
             continue
-        places, weights = _taps(before, after, scale, sampling)
-        x = _weighed(x, axis, places, weights)
+        where = _positions(before, after, scale, sampling.coordinates, region)
+        found = _weighed(x, axis, *_taps(before, where, scale, sampling))
+        outside = (where < 0) | (where > before - 1)
+        if region is not None and outside.any():
+            spread = [1] * x.dim()
+            spread[axis] = -1
+            mask = torch.from_numpy(outside).to(x.device).reshape(spread)
+            found = found.masked_fill(mask, sampling.outside)
+        x = found
     return x
 
 
@@ -243,12 +270,13 @@ def _weighed(x: Any, axis: int, places: Any, weights: Any) -> Any:
     )
 
 
-def _taps(before: int, after: int, scale: Any, sampling: Sampling) -> tuple[Any, Any]:
-    """Return the input positions [taps, out] of each output position and their weights, if any."""
-    where = _positions(before, after, scale, sampling.coordinates)
+def _taps(before: int, where: Any, scale: Any, sampling: Sampling) -> tuple[Any, Any]:
+    """Return the input positions [taps, out] of each place that is looked at and their weights, if any."""
     if sampling.mode == "nearest":
         places = _rounded(where, sampling.rounding, scale).astype(np.int64)
         return places.clip(0, before - 1)[None], None
+    if sampling.antialias:
+        return _smooth_taps(before, where, scale, sampling)
     if sampling.mode == "linear":
         where = where.clip(0, before - 1)
         low = np.floor(where).astype(np.int64)
@@ -256,23 +284,56 @@ def _taps(before: int, after: int, scale: Any, sampling: Sampling) -> tuple[Any,
         places = np.stack([low, np.minimum(low + 1, before - 1)])
         return places, np.stack([1 - share, share]).astype(np.float32)
     low = np.floor(where).astype(np.int64)
-    share, a = where - low, np.float32(sampling.cubic)
-    near, far = np.stack([share, 1 - share]), np.stack([1 + share, 2 - share])
-    # Keys' kernel, IEEE ASSP 29(6), 1981, equation 15 with its free parameter.
-    inner = ((a + 2) * near - (a + 3)) * near * near + 1
-    outer = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
-    weights = np.stack([outer[0], inner[0], inner[1], outer[1]])
     places = low + np.arange(-1, 3)[:, None]
+    weights = _cubic(where - places, sampling.cubic)
     if sampling.exclude_outside:
         weights = np.where((places >= 0) & (places < before), weights, 0)
         weights = weights / weights.sum(0)
     return places.clip(0, before - 1), weights.astype(np.float32)
 
 
-def _positions(before: int, after: int, scale: Any, coordinates: str) -> Any:
+def _cubic(distance: Any, free: float) -> Any:
+    """Return Keys' kernel, IEEE ASSP 29(6), 1981, equation 15 with its free parameter."""
+    d, a = np.abs(distance), np.float32(free)
+    inner = ((a + 2) * d - (a + 3)) * d * d + 1
+    outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, inner, np.where(d < 2, outer, 0))  # noqa: PLR2004  (where it ends)
+
+
+def _smooth_taps(before: int, where: Any, scale: Any, sampling: Sampling) -> tuple[Any, Any]:
+    """Return positions and weights of kernels that are stretched by as much as the axis shrinks.
+
+    What lies beyond an end counts for the end, or not at all with `exclude_outside`.
+    """
+    stretch = max(np.float32(1) / np.float32(scale), np.float32(1))
+    reach = stretch * (1 if sampling.mode == "linear" else 2)
+    centre = where + np.float32(0.5)
+    first = np.floor(centre - reach + np.float32(0.5)).astype(np.int64)
+    last = np.floor(centre + reach + np.float32(0.5)).astype(np.int64)
+    places = first + np.arange(int((last - first).max(initial=1)))[:, None]
+    distance = (places - centre + np.float32(0.5)) / stretch
+    weights = (
+        np.maximum(1 - np.abs(distance), 0)
+        if sampling.mode == "linear"
+        else _cubic(distance, sampling.cubic)
+    )
+    inside = (places >= 0) & (places < before) if sampling.exclude_outside else True
+    weights = np.where((places < last) & inside, weights, 0)
+    return places.clip(0, before - 1), (weights / weights.sum(0)).astype(np.float32)
+
+
+def _positions(
+    before: int, after: int, scale: Any, coordinates: str, region: tuple[float, float] | None
+) -> Any:
     """Return the place in the input, in elements, that each output element looks at."""
     out = np.arange(after, dtype=np.float32)
     half = np.float32(0.5)
+    if region is not None:
+        start, end = (np.float32(r) for r in region)
+        if after == 1:
+            return np.full_like(out, half * (start + end) * (before - 1))
+        step = (end - start) * np.float32(before - 1) / np.float32(after - 1)
+        return start * np.float32(before - 1) + out * step
     if coordinates == "asymmetric":
         return out / scale
     if coordinates == "align_corners":

@@ -79,7 +79,8 @@ class LayerNormalization(FromAxis):
     """(x - mean) / sqrt(variance + epsilon) · scale + bias."""
 
     op_type = "LayerNormalization"
-    versions = (17,)
+    # Below opset 17 it is ONNX Runtime's own, which its optimizer writes into the standard's domain.
+    versions = (1, 17)
     weight_ports = (1, 2)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:

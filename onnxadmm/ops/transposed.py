@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
-from onnxadmm.ops._attributes import integer, integers, text
+from onnxadmm.ops._attributes import integer, integers
 from onnxadmm.ops._base import (
     BuildScope,
     CutScope,
@@ -25,11 +24,10 @@ from onnxadmm.ops._base import (
     unlabelled,
 )
 from onnxadmm.ops.convolution import tie_groups
-from onnxadmm.ops.windows import read_window, resize_kernel
+from onnxadmm.ops.windows import Window, read_window, resize_kernel
 
 
-@dataclass(frozen=True, slots=True)
-class Crop:
+class Crop(NamedTuple):
     """Where the output lies in the full transposed convolution (no pads), spatial axis by axis.
 
     Attributes:
@@ -51,36 +49,56 @@ class Crop:
         return extra if all(0 <= e < n for e, n in zip(extra, limits, strict=True)) else None
 
 
-def read_crop(node: ir.Node, kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Crop:
+class Frame(NamedTuple):
+    """The attributes of a ConvTranspose: with SAME pads or a given output shape, the crop depends on the input's size.
+
+    Attributes:
+        window: Kernel, strides, dilations and explicit pads.
+        extra: Output padding.
+        given: Spatial shape of the output; empty where pads decide.
+    """
+
+    window: Window
+    extra: tuple[int, ...]
+    given: tuple[int, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another size of the input is cropped in another way."""
+        return bool(self.given or self.window.same)
+
+    def at(self, spatial: Sequence[int]) -> Crop:
+        """Return the crop for an input of this spatial shape."""
+        w = self.window
+        if not self.is_open:
+            after = tuple(a - e for a, e in zip(w.after, self.extra, strict=True))
+            return Crop(w.strides, w.dilations, w.before, after)
+        before, after_ = [], []
+        for i, (size, reach, stride) in enumerate(zip(spatial, w.spread, w.strides, strict=True)):
+            full = (size - 1) * stride + reach
+            # Without a given shape SAME asks for size * stride, and never pads the output.
+            wanted = self.given[i] if self.given else size * stride
+            total = max(full + self.extra[i] - wanted, 0)
+            before.append(total // 2 if w.same == "SAME_UPPER" else total - total // 2)
+            out = self.given[i] if self.given else full + self.extra[i] - total
+            after_.append(full - before[i] - out)
+        return Crop(w.strides, w.dilations, tuple(before), tuple(after_))
+
+
+def read_frame(node: ir.Node, kernel: tuple[int, ...]) -> Frame:
     """Read the attributes of a ConvTranspose.
 
     Args:
         node: The node.
         kernel: The kernel's shape.
-        spatial: The input's concrete spatial shape; a given output_shape depends on it.
 
     Raises:
         UnsupportedError: Attributes outside the standard.
     """
-    window = read_window(node, kernel, spatial)
     n = len(kernel)
-    extra = integers(node, "output_padding", [0] * n)
-    auto = text(node, "auto_pad", "NOTSET")
-    given = integers(node, "output_shape", ())[-n:]
-    before, after = list(window.before), list(window.after)
-    if not given and not auto.startswith("SAME"):
-        after = [a - e for a, e in zip(after, extra, strict=True)]
-        return Crop(window.strides, window.dilations, tuple(before), tuple(after))
-    for i, (size, k, s, d) in enumerate(
-        zip(spatial, kernel, window.strides, window.dilations, strict=True)
-    ):
-        full = (size - 1) * s + (k - 1) * d + 1
-        # Without a given shape SAME asks for size * stride, and never pads the output.
-        total = max(full + extra[i] - (given[i] if given else size * s), 0)
-        before[i] = total // 2 if auto == "SAME_UPPER" else total - total // 2
-        out = given[i] if given else full + extra[i] - total
-        after[i] = full - before[i] - out
-    return Crop(window.strides, window.dilations, tuple(before), tuple(after))
+    extra = tuple(integers(node, "output_padding", [0] * n))
+    given = tuple(integers(node, "output_shape", ())[-n:])
+    return Frame(read_window(node, kernel, (1,) * n), extra, given)
 
 
 @register
@@ -158,23 +176,25 @@ class ConvTranspose(Operator):
                 f"{describe(node)}: a transposed convolution over {dimensions} spatial axes can't be "
                 "trained yet; compress without training"
             )
-        crop = read_crop(node, shape[2:], scope.shape(x)[2:])
-        group, padding = integer(node, "group", 1), crop.output_padding()
+        frame = read_frame(node, shape[2:])
+        group = integer(node, "group", 1)
         data, kernel = scope.tensor(x), scope.tensor(weight)
         bias = scope.tensor(optional_input(node, 2))
-        steps = {"stride": crop.strides, "dilation": crop.dilations, "groups": group}
-        if padding is not None:
-            return scope.call(
-                functions[dimensions],
-                data,
-                kernel,
-                bias,
-                padding=crop.before,
-                output_padding=padding,
-                **steps,
-            )
-        whole = scope.call(functions[dimensions], data, kernel, None, **steps)
-        return scope.call(_crop, whole, bias, crop.before, crop.after)
+        crop = frame.at(scope.shape(x)[2:])
+        padding = crop.output_padding()
+        if frame.is_open or padding is None:
+            return scope.call(transpose_cropped, (data, kernel, bias), *frame, group)
+        return scope.call(
+            functions[dimensions],
+            data,
+            kernel,
+            bias,
+            padding=crop.before,
+            output_padding=padding,
+            stride=crop.strides,
+            dilation=crop.dilations,
+            groups=group,
+        )
 
     def macs(self, node: ir.Node, shapes: Shapes) -> int:
         """Input elements times the weights that each one meets; the bias isn't counted."""
@@ -184,10 +204,33 @@ class ConvTranspose(Operator):
         return math.prod(shapes[node.inputs[0].name or ""]) * math.prod(weight[1:])
 
 
-def _crop(whole: Any, bias: Any, before: Sequence[int], after: Sequence[int]) -> Any:
-    """Crop each spatial axis, or stretch it with zeros, then add the bias everywhere."""
+def transpose_cropped(
+    inputs: Sequence[Any],
+    window: Window,
+    extra: tuple[int, ...],
+    given: tuple[int, ...],
+    groups: int,
+) -> Any:
+    """Convolve, crop each spatial axis as the size asks for, or stretch it with zeros, and add the bias everywhere.
+
+    Args:
+        inputs: x, weight, bias or None.
+        window: With `extra` and `given` a `Frame`.
+        extra: Output padding.
+        given: Spatial shape of the output, or empty.
+        groups: Of channels.
+    """
     import torch.nn.functional as F  # noqa: N812
 
-    pads = [-p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
-    result = F.pad(whole, pads)
-    return result if bias is None else result + bias.reshape(1, -1, *[1] * len(before))
+    x, kernel, bias = inputs
+    n = x.dim() - 2
+    function: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n - 1]
+    crop = Frame(window, extra, given).at(x.shape[2:])
+    steps = {"stride": crop.strides, "dilation": crop.dilations, "groups": groups}
+    padding = crop.output_padding()
+    if padding is not None:
+        return function(x, kernel, bias, padding=crop.before, output_padding=padding, **steps)
+    whole = function(x, kernel, None, **steps)
+    pairs = zip(reversed(crop.before), reversed(crop.after), strict=True)
+    result = F.pad(whole, [-p for pair in pairs for p in pair])
+    return result if bias is None else result + bias.reshape(1, -1, *[1] * n)

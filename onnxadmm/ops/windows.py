@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +16,8 @@ from onnxadmm.ops._base import CutScope, Shapes, describe
 class Window(NamedTuple):
     """A window over the spatial axes, as the standard's attributes describe it.
 
-    `before` and `after` are the pads of each spatial axis, in elements.
+    `before` and `after` are the pads of each spatial axis, in elements. With SAME pads (`same` names which) they
+    are those of one size of the input; `at` gives those of another.
     """
 
     kernel: tuple[int, ...]
@@ -24,6 +26,22 @@ class Window(NamedTuple):
     before: tuple[int, ...]
     after: tuple[int, ...]
     ceil: bool = False
+    same: str = ""
+
+    def at(self, spatial: Sequence[int]) -> Window:
+        """Return the window over an input of this spatial shape, its pads settled.
+
+        With SAME pads ceil(size / stride) windows fit; what is odd goes to the end with SAME_UPPER, else to the front.
+        """
+        if not self.same:
+            return self
+        before, after = [], []
+        for size, reach, stride in zip(spatial, self.spread, self.strides, strict=True):
+            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            small, large = total // 2, total - total // 2
+            before.append(small if self.same == "SAME_UPPER" else large)
+            after.append(large if self.same == "SAME_UPPER" else small)
+        return self._replace(before=tuple(before), after=tuple(after), same="")
 
     @property
     def spread(self) -> tuple[int, ...]:
@@ -47,7 +65,7 @@ def read_window(node: ir.Node, kernel: tuple[int, ...], spatial: tuple[int, ...]
     Args:
         node: The node.
         kernel: The kernel's shape, from the attribute or the weight.
-        spatial: The input's concrete spatial shape; SAME pads depend on it.
+        spatial: A concrete spatial shape of the input; SAME pads depend on it.
 
     Raises:
         UnsupportedError: A kernel, stride or dilation below 1, or an unknown auto_pad.
@@ -62,26 +80,22 @@ def read_window(node: ir.Node, kernel: tuple[int, ...], spatial: tuple[int, ...]
         )
     auto = text(node, "auto_pad", "NOTSET")
     n = len(kernel)
+    ceil = bool(integer(node, "ceil_mode", 0))
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        before, after = [], []
-        for size, k, s, d in zip(spatial, kernel, strides, dilations, strict=True):
-            total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-            small, large = total // 2, total - total // 2
-            before.append(small if auto == "SAME_UPPER" else large)
-            after.append(large if auto == "SAME_UPPER" else small)
-    elif auto in ("NOTSET", "VALID"):
-        pads = integers(node, "pads", [0] * 2 * n) if auto == "NOTSET" else [0] * 2 * n
-        before, after = pads[:n], pads[n:]
-    else:
+        zeros = (0,) * n
+        open_window = Window(kernel, strides, dilations, zeros, zeros, ceil, auto)
+        return open_window.at(spatial)._replace(same=auto)
+    if auto not in ("NOTSET", "VALID"):
         raise UnsupportedError(f"{describe(node)}: auto_pad {auto!r} is not in the standard")
-    return Window(
-        kernel,
-        strides,
-        dilations,
-        tuple(before),
-        tuple(after),
-        ceil=bool(integer(node, "ceil_mode", 0)),
-    )
+    pads = integers(node, "pads", [0] * 2 * n) if auto == "NOTSET" else [0] * 2 * n
+    return Window(kernel, strides, dilations, tuple(pads[:n]), tuple(pads[n:]), ceil)
+
+
+def pad_same(x: Any, window: Window, fill: float = 0.0) -> Any:
+    """Pad [N, C, D1..Dn] as SAME asks for at the size that is there."""
+    import torch.nn.functional as F  # noqa: N812
+
+    return F.pad(x, window.at(x.shape[2:]).torch_pads(), value=fill)
 
 
 def kernel_window(node: ir.Node, shapes: Shapes) -> Window:

@@ -375,3 +375,22 @@ def test_many_tensors_over_one_side_file(tmp_path):
         proto.graph.initializer.append(external("w.bin", name=f"u{i}", dims=(1 << 26,)))
     with pytest.raises(ResourceError, match=r"100\.0 GiB"):
         load_model(save(proto, tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("opset", "op", "weights"),
+    [(17, "SimplifiedLayerNormalization", 1), (13, "LayerNormalization", 2)],
+)
+def test_what_onnx_runtime_adds_to_the_standard_s_domain_is_accepted(tmp_path, opset, op, weights):
+    given = ", ".join("ab"[:weights])
+    proto = onnx.parser.parse_model(f"""
+    <ir_version: 8, opset_import: ["" : {opset}]>
+    g (float[N, 3] x) => (float[N, 3] y) <float[3] a = {{1, 2, 3}}, float[3] b = {{3, 4, 5}}> {{
+        y = {op}<epsilon = 0.1>(x, {given})
+    }}""")
+    onnx.save(proto, tmp_path / "model.onnx")
+    assert probe(load_model(tmp_path / "model.onnx")).shapes["y"] == (1, 3)
+    proto.graph.node[0].op_type = "MadeUp"
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedError, match="no such operator"):
+        load_model(tmp_path / "model.onnx")

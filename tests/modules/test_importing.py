@@ -155,16 +155,31 @@ def test_an_attribute_that_a_builder_does_not_know_is_refused():
         import_model(model, seen)
 
 
-@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
-def test_pads_that_depend_on_the_size_follow_it(auto):
+POOL = "kernel_shape = [3, 4], strides = [2, 3], auto_pad"
+SIZED = [
+    *(
+        f'Conv<auto_pad = "{auto}", strides = [2, 3]>(x, k)'
+        for auto in ("SAME_UPPER", "SAME_LOWER")
+    ),
+    *(f'{pool}<{POOL} = "SAME_LOWER">(x)' for pool in ("MaxPool", "AveragePool", "LpPool")),
+    f'AveragePool<{POOL} = "SAME_UPPER", count_include_pad = 1>(x)',
+    'ConvTranspose<auto_pad = "SAME_UPPER", strides = [2, 3]>(x, t)',
+]
+
+
+@pytest.mark.parametrize("call", SIZED, ids=[f"{k}-{c.split('<')[0]}" for k, c in enumerate(SIZED)])
+def test_pads_that_depend_on_the_size_follow_it(call):
     text = f"""
     <ir_version: 8, opset_import: ["" : 17]>
-    g (float[N, 2, H, W] x) => (float[N, 3, h, w] y) {{
-        y = Conv<auto_pad = "{auto}", strides = [2, 3]>(x, k)
+    g (float[N, 2, H, W] x) => (float[N, C, h, w] y) {{
+        y = {call}
     }}"""
     proto = onnx.parser.parse_model(text)
-    kernel = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "k"))
+    rng = np.random.default_rng(0)
+    for name, shape in {"k": (3, 2, 3, 4), "t": (2, 3, 3, 4)}.items():
+        if f", {name})" in call:
+            kernel = rng.standard_normal(shape).astype(np.float32)
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(kernel, name))
     model = ir.from_proto(proto)
     imported, session = import_model(model, probe(model)), open_session(model_bytes(model))
     for height, width in ((8, 8), (9, 7), (7, 10), (3, 11)):

@@ -110,6 +110,23 @@ CASES = {
             3,
         ),
         (SEQUENCE, recurrent(4), {"hidden_size": 3, "activations": ["Relu", "Tanh", "Tanh"]}, 1),
+        (
+            SEQUENCE,
+            [*recurrent(4, 2), np.array([2, 3], np.int32), None, None, f(2, 9)],
+            {"hidden_size": 3, "direction": "bidirectional", "clip": 0.8},
+            3,
+        ),
+        (
+            SEQUENCE,
+            recurrent(4),
+            {
+                "hidden_size": 3,
+                "activations": ["HardSigmoid", "Softsign", "ScaledTanh"],
+                "activation_alpha": [0.3, 0.7],
+                "activation_beta": [0.4, 1.5],
+            },
+            3,
+        ),
         (SEQUENCE, [*recurrent(4), np.array([2, 3], np.int32)], {"hidden_size": 3}, 3),
     ],
     "GRU": [
@@ -123,6 +140,12 @@ CASES = {
         ),
         (SEQUENCE, recurrent(3, 2), {"hidden_size": 3, "direction": "bidirectional"}, 2),
         (SEQUENCE, recurrent(3), {"hidden_size": 3, "activations": ["Tanh", "Tanh"]}, 1),
+        (
+            SEQUENCE,
+            recurrent(3),
+            {"hidden_size": 3, "activations": ["Sigmoid", "Softplus"], "linear_before_reset": 1},
+            2,
+        ),
         (
             SEQUENCE,
             [*recurrent(3, 2), np.array([3, 1], np.int32), *states(2)[1:]],
@@ -141,6 +164,16 @@ CASES = {
             2,
         ),
         (SEQUENCE, recurrent(1), {"hidden_size": 3, "activations": ["Sigmoid"]}, 1),
+        *(
+            (SEQUENCE, recurrent(1), {"hidden_size": 3, "activations": [a], **numbers}, 1)
+            for a, numbers in (
+                ("Affine", {"activation_alpha": [0.7], "activation_beta": [0.2]}),
+                ("LeakyRelu", {}),
+                ("Elu", {"activation_alpha": [0.6]}),
+                ("ThresholdedRelu", {}),
+                ("HardSigmoid", {}),
+            )
+        ),
     ],
     "GridSample": [
         (X, [f(2, 3, 5, 2)], {}, 1),

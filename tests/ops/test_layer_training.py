@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from cases_layers import CASES, SEQUENCE, X, f, recurrent
@@ -67,21 +68,19 @@ def test_dynamic_quantization_of_zeros_stays_finite():
     assert (levels.tolist(), scale.item(), zero.item()) == ([0, 0, 0], 1, 0)
 
 
-@pytest.mark.parametrize(
-    ("op", "opset", "case", "reason"),
-    [
-        ("LSTM", 14, ([*recurrent(4), None, None, None, f(1, 9)], {}, 3), "peephole weights"),
-        ("LSTM", 14, (recurrent(4), {"clip": 0.5}, 1), "attribute 'clip'"),
-        ("LSTM", 14, (recurrent(4), {"input_forget": 1}, 1), "input_forget"),
-        ("GRU", 14, (recurrent(3), {"activations": ["Relu", "Tanh"]}, 1), "activations other"),
-        ("RNN", 14, (recurrent(1), {"activations": ["Sigmoid"]}, 1), "activations other"),
-    ],
-)
-def test_what_recurrent_layers_refuse(op, opset, case, reason):
-    others, attributes, outputs = case
-    model = model_of(op, opset, (SEQUENCE, others, {"hidden_size": 3, **attributes}, outputs))
-    with pytest.raises(UnsupportedError, match=reason):
-        import_model(model, probe(model))
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_a_layer_that_runs_by_sample_is_the_other_transposed(op, gates):
+    """ONNX Runtime has no kernel for it: the standard's own tests have (tests/parity)."""
+    attributes = {"hidden_size": 3, "direction": "bidirectional"}
+    model = model_of(op, 14, (SEQUENCE, recurrent(gates, 2), attributes, 2))
+    seen = probe(model)
+    x = torch.from_numpy(data_for(model, op))
+    y, last = import_model(model, seen).module(x)
+    node = next(iter(model.graph))
+    node.attributes["layout"] = ir.AttrInt64("layout", 1)
+    by_sample, last_by_sample = import_model(model, seen).module(x.transpose(0, 1))
+    torch.testing.assert_close(by_sample, y.permute(2, 0, 1, 3))
+    torch.testing.assert_close(last_by_sample, last.transpose(0, 1))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(parts, "PIECE_BYTES", 100)
     monkeypatch.setattr("onnxadmm.graph.external.PIECE_BYTES", 100)
     monkeypatch.setattr(constants, "LAZY_BYTES", 0)
+    for module in ("external", "loading"):
+        monkeypatch.setattr(f"onnxadmm.graph.{module}.MAPPED_BYTES", 100)
 
 
 def beside(folder):
