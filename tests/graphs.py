@@ -218,6 +218,51 @@ class Builder:
         mixed = self.node("MatMul", mixed, self.weight(heads * width, c))
         self.from_tokens(self.node("Add", x, mixed))
 
+    def sized(self) -> None:
+        """Attention whose shapes and scale are computed from the number of channels, as torch's exporters write it."""
+        heads = 2 if self.channels % 2 == 0 else 1
+        x = self.tokens()
+        size = self.node("Gather", self.node("Shape", x), self.constant([2]))
+        width = self.node("Div", size, self.constant([heads]))
+        lead = self.node("Gather", self.node("Shape", x), self.constant([0, 1]))
+        split = self.node("Concat", lead, self.constant([heads]), width, axis=0)
+        parts = []
+        for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]):
+            made = self.node("MatMul", x, self.weight(self.channels, self.channels))
+            parts.append(self.node("Transpose", self.node("Reshape", made, split), perm=perm))
+        root = self.node("Sqrt", self.node("Cast", width, to=TensorProto.FLOAT))
+        scores = self.node("Div", self.node("MatMul", *parts[:2]), root)
+        mixed = self.node("MatMul", self.node("Softmax", scores, axis=-1), parts[2])
+        mixed = self.node("Transpose", mixed, perm=[0, 2, 1, 3])
+        mixed = self.node("Reshape", mixed, self.node("Concat", lead, size, axis=0))
+        mixed = self.node("MatMul", mixed, self.weight(self.channels, self.channels))
+        self.from_tokens(self.node("Add", x, mixed))
+
+    def statistic(self, kind: str) -> None:
+        """A statistic over the channels, from operators or in one."""
+        x, c = self.value, self.channels
+        if kind == "rms":
+            square = self.node("ReduceMean", self.node("Mul", x, x), axes=[1])
+            root = self.node("Sqrt", self.node("Add", square, self.constant(0.1, np.float32)))
+            self.value = self.node("Mul", self.node("Div", x, root), self.weight(c, 1, 1))
+        elif kind == "layer":
+            centred = self.node("Sub", x, self.node("ReduceMean", x, axes=[1]))
+            square = self.node("ReduceMean", self.node("Mul", centred, centred), axes=[1])
+            root = self.node("Sqrt", self.node("Add", square, self.constant(0.1, np.float32)))
+            self.value = self.node("Mul", self.node("Div", centred, root), self.weight(c, 1, 1))
+        elif kind == "l2":
+            shifted = self.node("Add", x, self.weight(c, 1, 1))
+            self.value = self.node("LpNormalization", shifted, axis=1)
+        elif kind == "map":
+            both = [self.node(op, x, axes=[1]) for op in ("ReduceMean", "ReduceMax")]
+            joined = self.node("Concat", *both, axis=1)
+            weights = self.weight(1, 2, 3, 3)
+            gate = self.node("Conv", joined, weights, pads=[1] * 4)
+            self.value = self.node("Mul", x, self.node("Sigmoid", gate))
+        else:
+            scale = [self.weight(c), self.weight(c)]
+            self.value = self.node("InstanceNormalization", x, *scale, epsilon=0.1)
+
     def recurrent(self, hidden: int = 4) -> None:
         steps = self.node("Transpose", self.tokens(), perm=[1, 0, 2])
         weights = [
@@ -317,6 +362,8 @@ EVERY_BLOCK = (
     "channels_last",
     "normalised",
     "attention",
+    "sized",
+    "statistic",
     "recurrent",
     "another_input",
     "another_output",
@@ -341,6 +388,8 @@ def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
             b.conv(b.channels * multiplier, group=b.channels)
         elif block == "activation":
             b.activation(draw(st.sampled_from(["Relu", "Sigmoid", "Tanh", "PRelu", "LeakyRelu"])))
+        elif block == "statistic":
+            b.statistic(draw(st.sampled_from(["rms", "layer", "l2", "map", "instance"])))
         else:
             getattr(b, block)()
     b.head(draw(st.sampled_from(["flatten", "reshape", "pool", "computed", "mean"])))

@@ -8,7 +8,7 @@ safe: a label that reaches something without a rule becomes fixed, and keeps the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ class Labelling:
         live: Names of the first outputs of nodes that the reference runs on live channels alone.
         dtypes: Value name -> element type as numpy names it.
         shuffles: Name of a value -> the shuffle that it is the result of; labels pass it one by one.
+        loose: Value name -> axes that carry labels and whose length depends on the inputs all the same.
         uses: Name of a node's first output -> name of a value that it reads -> labels that hold for this
             reader alone, for values that are the same all over some axes.
     """
@@ -50,6 +51,7 @@ class Labelling:
     live: set[str] = field(default_factory=set)
     dtypes: dict[str, str] = field(default_factory=dict)
     shuffles: dict[str, Shuffle] = field(default_factory=dict)
+    loose: dict[str, set[int]] = field(default_factory=dict)
     uses: dict[str, dict[str, list[Labels]]] = field(default_factory=dict)
 
 
@@ -93,6 +95,7 @@ class _Scope:
         self._free: set[int] = set()
         self._alike: dict[str, set[int]] = {}
         self._uses: dict[str, dict[str, list[Labels]]] = {}
+        self._loose: dict[str, set[int]] = {}
         self._node: ir.Node | None = None
 
     # --- what rules ask
@@ -112,6 +115,10 @@ class _Scope:
         if name not in self._axes:
             self._axes[name] = self._first_labels(value)
         return self._used(value) if name in self._alike else self._axes[name]
+
+    def settled(self, value: ir.Value, axis: int) -> bool:
+        # A labelled axis is as long as a weight's, unless it was merged with others.
+        return is_settled(self.axes(value)[axis], axis, self._loose.get(value.name or "", ()))
 
     def alike(self, size: int) -> Labels:
         if size < 2:  # noqa: PLR2004
@@ -197,11 +204,39 @@ class _Scope:
         self._node = node
         self._apply_rule(node)
         self._node = None
+        self._loosen(node)
         for value in node.outputs:
             axes = self._axes.get(value.name or "", [])
             alike = {a for a, labels in enumerate(axes) if self._all_free(labels)}
             if alike:
                 self._alike[value.name or ""] = alike
+
+    def _loosen(self, node: ir.Node) -> None:
+        """Note which labelled axes of the outputs are of other lengths in other runs.
+
+        Where a Reshape leaves the length of an axis open, a batch may have been merged into it; what has
+        labels of such an axis may have been made from it.
+        """
+        standard = node.domain in ("", "ai.onnx")
+        merges = standard and node.op_type in ("Reshape", "Flatten")
+        if not merges and not self._loose:
+            return
+        read = {v for v in node.inputs if v is not None}
+        if standard and node.op_type in ("ConstantOfShape", "Expand"):
+            read |= {size.value for v in node.inputs for size in ops.sizes_in(v, self)}
+        found = [
+            self._axes[v.name or ""][axis]
+            for v in read
+            for axis in self._loose.get(v.name or "", ())
+        ]
+        if not found and not merges:
+            return
+        suspect = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        for value in node.outputs:
+            for axis, labels in enumerate(self._axes.get(value.name or "", [])):
+                derived = bool(np.isin(labels, suspect[suspect > 0]).any())
+                if derived or (merges and labels.any() and not ops.is_sized(node, axis, self)):
+                    self._loose.setdefault(value.name or "", set()).add(axis)
 
     def _all_free(self, labels: Labels) -> bool:
         """Whether nothing is known of the channels of an axis but that they are all alike."""
@@ -290,6 +325,7 @@ class _Scope:
             live=self._live,
             dtypes=self._probe.dtypes,
             shuffles=self._shuffles,
+            loose=self._loose,
             uses={
                 node: {name: [roots[a] for a in axes] for name, axes in used.items()}
                 for node, used in self._uses.items()
@@ -351,6 +387,11 @@ class _Scope:
             self.fix(rows[:, 0], f"{ops.describe(node)} merges these channels with others")
             return
         result[axis] = rows[:, 0].astype(np.int64)
+
+
+def is_settled(labels: Labels, axis: int, loose: Collection[int]) -> bool:
+    """Whether an axis carries labels alone, and is of one length in every run."""
+    return bool(labels.size) and bool(labels.all()) and axis not in loose
 
 
 def _varying(moved: Array) -> list[int]:

@@ -10,7 +10,9 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.channels import Labelling
+from onnxadmm.channels.labelling import is_settled
 from onnxadmm.channels.shuffles import Shuffle
+from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.compact.masks import among
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
@@ -110,6 +112,7 @@ class Surgery:
         self._model = model
         self._axes = dict(labelling.axes)
         self._uses = labelling.uses
+        self._loose = labelling.loose
         self._used: Mapping[str, list[Array]] = {}
         self._shapes = shapes
         self._replaced: list[ir.Value] = []
@@ -156,6 +159,12 @@ class Surgery:
         """Return the labels of each axis; none where nothing is known of the value."""
         return self._known(value) or []
 
+    def settled(self, value: ir.Value, axis: int) -> bool:
+        """Return whether the axis carries labels alone and had the same length in every run."""
+        labels = self.labels(value)
+        loose = self._loose.get(value.name or "", ())
+        return bool(labels) and is_settled(labels[axis], axis, loose)
+
     def _known(self, value: ir.Value) -> list[Array] | None:
         name = value.name or ""
         return self._used.get(name, self._axes.get(name))
@@ -172,16 +181,63 @@ class Surgery:
         """Return what the graph holds."""
         return constant_of(value)
 
-    def add_to_input(self, node: ir.Node, port: int, addend: Array) -> None:
-        """Let the node read the sum of its input and a constant."""
+    def write_numbers(self, node: ir.Node, port: int, numbers: Mapping[int, int]) -> None:
+        """Let the node read these numbers at these places of an input [n], and the rest as it was."""
         graph, value = node.graph, node.inputs[port]
         assert isinstance(graph, ir.Graph)
         assert value is not None
+        held = constant_of(value)
+        content = np.zeros(self.shape(value), np.int64) if held is None else held.copy()
+        places = list(numbers)
+        content[places] = list(numbers.values())
+        if held is not None:
+            self.replace_constant(node, port, content)
+            return
         name = f"{node.outputs[0].name}:size"
-        total = ir.node("Add", [value, hold(graph, f"{name}:change", addend)], name=name)
-        total.outputs[0].name = name
-        graph.insert_before(node, total)
-        node.replace_input_with(port, total.outputs[0])
+        joined = self._joined(value, numbers)
+        if joined is not None:
+            if len(list(value.uses())) > 1 or value.is_graph_output():
+                joined = ir.node("Concat", list(joined.inputs), {"axis": 0}, name=name)
+                joined.outputs[0].name = name
+                graph.insert_before(node, joined)
+                node.replace_input_with(port, joined.outputs[0])
+            for place, operand in self._operands(joined):
+                if place in numbers:
+                    self.replace_constant(joined, operand, content[place : place + 1])
+            return
+        other = np.ones(len(content), bool)
+        other[places] = False
+        addend = hold(graph, f"{name}:numbers", content)
+        if self._model.opset_imports.get("", 1) < WHERE_SINCE:
+            factor = hold(graph, f"{name}:computed", other.astype(np.int64))
+            rest = ir.node("Mul", [value, factor], name=f"{name}:rest")
+            rest.outputs[0].name = rest.name
+            graph.insert_before(node, rest)
+            mended = ir.node("Add", [rest.outputs[0], addend], name=name)
+        else:
+            kept = hold(graph, f"{name}:computed", other)
+            mended = ir.node("Where", [kept, value, addend], name=name)
+        mended.outputs[0].name = name
+        graph.insert_before(node, mended)
+        node.replace_input_with(port, mended.outputs[0])
+
+    def _joined(self, value: ir.Value, numbers: Mapping[int, int]) -> ir.Node | None:
+        """Return the Concat that makes a shape, if each of these places is an input of its own."""
+        node = value.producer()
+        if node is None or node.op_type != "Concat" or node.domain not in ("", "ai.onnx"):
+            return None
+        return node if numbers.keys() <= {place for place, _ in self._operands(node)} else None
+
+    def _operands(self, joined: ir.Node) -> list[tuple[int, int]]:
+        """Return the place and the port of each input of one element."""
+        found, place = [], 0
+        for port, value in enumerate(joined.inputs):
+            assert value is not None
+            (count,) = self.shape(value)
+            if count == 1:
+                found.append((place, port))
+            place += count
+        return found
 
     def replace_constant(self, node: ir.Node, port: int, content: Array) -> None:
         """Give the node a constant of its own: others may read the one that it had."""

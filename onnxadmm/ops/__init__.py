@@ -34,7 +34,7 @@ from onnxadmm.ops import (
     sampling,
     selection,
     sequences,
-    sizes,
+    shape,
     slicing,
     spectra,
     transposed,
@@ -65,7 +65,8 @@ from onnxadmm.ops.roles import (
     roles,
     weights,
 )
-from onnxadmm.ops.sizes import meet_size, sizes_in
+from onnxadmm.ops.shape import is_sized, meet_size
+from onnxadmm.ops.sizes import sizes_in
 from onnxadmm.ops.windows import Window, kernel_window
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "held",
     "held_tensors",
     "integer_products",
+    "is_sized",
     "kernel_window",
     "layer_weights",
     "linear",
@@ -122,7 +124,7 @@ __all__ = [
     "sampling",
     "selection",
     "sequences",
-    "sizes",
+    "shape",
     "sizes_in",
     "slicing",
     "spectra",

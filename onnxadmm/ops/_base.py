@@ -43,6 +43,9 @@ class LabelScope(Protocol):
     def axes(self, value: ir.Value) -> list[Labels]:
         """Return the labels of each axis of the value, axis by axis."""
 
+    def settled(self, value: ir.Value, axis: int) -> bool:
+        """Return whether the axis carries labels alone and has the same length in every run."""
+
     def alike(self, size: int) -> Labels:
         """Return labels for an axis along which a value is the same all over, and of this length in every run.
 
@@ -120,6 +123,9 @@ class CutScope(Protocol):
     def alive(self, value: ir.Value, axis: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return a mask over the axis before the cut: whether each index stays."""
 
+    def settled(self, value: ir.Value, axis: int) -> bool:
+        """Return whether the axis carries labels alone and had the same length in every run."""
+
     def labels(self, value: ir.Value) -> list[Labels]:
         """Return the labels of each axis before the cut; none where nothing is known of the value."""
 
@@ -129,8 +135,8 @@ class CutScope(Protocol):
     def replace_constant(self, node: ir.Node, port: int, content: np.ndarray[Any, Any]) -> None:
         """Let the node read `content` at this input instead of what it read."""
 
-    def add_to_input(self, node: ir.Node, port: int, addend: np.ndarray[Any, Any]) -> None:
-        """Let the node read the sum of this input, which is computed, and a constant."""
+    def write_numbers(self, node: ir.Node, port: int, numbers: Mapping[int, int]) -> None:
+        """Let the node read these numbers at these places of an input [n], held or computed, and the rest as it was."""
 
 
 class Operator:

@@ -11,7 +11,8 @@ from onnxadmm.ops._attributes import integer, text
 from onnxadmm.ops._base import BuildScope, CutScope, register
 from onnxadmm.ops.activation import Passing
 from onnxadmm.ops.element_types import torch_type
-from onnxadmm.ops.sizes import Size, entries, freezes
+from onnxadmm.ops.shape import freezes
+from onnxadmm.ops.sizes import Unknown, settled_entries, sizes_in
 
 _FLOAT8 = {
     ir.DataType.FLOAT8E4M3FN,
@@ -39,13 +40,16 @@ class Cast(Passing):
     def resize(self, node: ir.Node, scope: CutScope) -> None:
         """Keep a size that is calculated with, as 1 / sqrt(size of a head) is, at what it was."""
         x = node.inputs[0]
-        found = entries(x, scope) if freezes(node) and scope.constant(x) is None else None
-        if x is None or found is None or len(found) != 1 or not isinstance(found[0], Size):
+        if x is None or not freezes(node) or scope.constant(x) is not None:
             return
-        size = found[0]
-        if scope.is_cut(size.value, size.axis):
-            content = np.full(scope.shape(x), scope.shape(size.value)[size.axis], np.int64)
-            scope.replace_constant(node, 0, content)
+        found = settled_entries(x, scope)
+        if found is None or len(found) != 1 or isinstance(found[0], Unknown):
+            return
+        before = (
+            found[0] if isinstance(found[0], int) else scope.shape(found[0].value)[found[0].axis]
+        )
+        if any(scope.is_cut(size.value, size.axis) for size in sizes_in(x, scope)):
+            scope.replace_constant(node, 0, np.full(scope.shape(x), before, np.int64))
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Convert by the rules of the standard where torch's own are others."""

@@ -19,7 +19,8 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.sizes import Size, couple, entries, known, target_sizes
+from onnxadmm.ops.shape import couple, numbers_after
+from onnxadmm.ops.sizes import Size, entries, known, settled_entries, target_sizes
 
 
 @register
@@ -35,7 +36,7 @@ class Expand(Operator):
         assert x is not None
         axes, shape = scope.axes(x), scope.shape(node.outputs[0])
         padded = [unlabelled(1)] * (len(shape) - len(axes)) + list(axes)
-        found = entries(target, scope)
+        found = settled_entries(target, scope)
         first = len(shape) - len(found or ())
         result = []
         for a, size in enumerate(shape):
@@ -56,36 +57,27 @@ class Expand(Operator):
                 couple(node, target, first, scope)
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
-        """Write 1, which keeps the input's size, for each axis that shrank."""
-        target, output = scope.constant(node.inputs[1]), node.outputs[0]
-        if target is None:
-            found = entries(node.inputs[1], scope)
-            if found is None:
-                return
-            if not all(isinstance(e, int) for e in found):
-                first = len(scope.shape(output)) - len(found)
-                cut = [scope.is_cut(output, first + k) for k in range(len(found))]
-                change = [
-                    1 - e if c and isinstance(e, int) and e > 1 else 0
-                    for e, c in zip(found, cut, strict=True)
-                ]
-                if any(change):
-                    scope.add_to_input(node, 1, np.array(change, np.int64))
-                return
-            target = np.array(found, np.int64)
-        new = target.copy()
-        first = len(scope.shape(output)) - len(target)
-        for k in range(len(target)):
-            if scope.is_cut(output, first + k):
-                new[k] = 1
-        if not np.array_equal(new, target):
-            scope.replace_constant(node, 1, new)
+        """Write the new size of each axis that shrank, and what arithmetic on sizes came to."""
+        target = node.inputs[1]
+        assert target is not None
+        _write_sizes(node, 1, scope.shape(target)[0], scope)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's expand to the broadcast of both shapes."""
         sizes: Any = target_sizes(node.inputs[1], scope)
         sizes = scope.tensor(node.inputs[1]) if sizes is None else sizes
         return scope.call(_expanded, scope.tensor(node.inputs[0]), sizes)
+
+
+def _write_sizes(node: ir.Node, port: int, count: int, scope: CutScope) -> None:
+    """Mend a shape of this many elements, which stand for the last axes of the output."""
+    output = node.outputs[0]
+    shape = scope.shape(output)
+    axes = range(len(shape) - count, len(shape))
+    before, after = [shape[a] for a in axes], [scope.kept(output, a) for a in axes]
+    changed = numbers_after(node.inputs[port], scope, before, after)
+    if changed:
+        scope.write_numbers(node, port, changed)
 
 
 def _expanded(x: Any, sizes: Any) -> Any:
@@ -145,7 +137,7 @@ class ConstantOfShape(Operator):
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
         """An axis as long as another takes its labels: all of its elements are the same."""
         shape = scope.shape(node.outputs[0])
-        found = entries(node.inputs[0], scope)
+        found = settled_entries(node.inputs[0], scope)
         result = []
         for a, size in enumerate(shape):
             entry = None if found is None else found[a]
@@ -156,6 +148,10 @@ class ConstantOfShape(Operator):
             else:
                 result.append(unlabelled(size))
         scope.assign(node.outputs[0], result)
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Write the new size of each axis that shrank, and what arithmetic on sizes came to."""
+        _write_sizes(node, 0, len(scope.shape(node.outputs[0])), scope)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's full."""

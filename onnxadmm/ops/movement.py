@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from onnxadmm.ops._base import (
     optional_input,
     register,
 )
-from onnxadmm.ops.sizes import Entry, Size, couple, entries, known, target_sizes
+from onnxadmm.ops.shape import couple, numbers_after
+from onnxadmm.ops.sizes import Entry, Size, entries, known, target_sizes
 
 Array = np.ndarray[Any, Any]
 
@@ -50,29 +52,19 @@ class Reshape(Reshaping):
         couple(node, target, 0, scope)
 
     def resize(self, node: ir.Node, scope: CutScope) -> None:
-        """Write the new size of each axis that shrank into the shape constant."""
-        output = node.outputs[0]
-        cut = [a for a in range(len(scope.shape(output))) if scope.is_cut(output, a)]
-        if not cut:
+        """Write the new size of each axis that shrank into the shape."""
+        target, output = node.inputs[1], node.outputs[0]
+        before = scope.shape(output)
+        after = [scope.kept(output, axis) for axis in range(len(before))]
+        changed = numbers_after(target, scope, before, after)
+        if not changed:
             return
-        target = scope.constant(node.inputs[1])
-        if target is None:
-            found = entries(node.inputs[1], scope)
-            numbers = {a for a, e in enumerate(found or ()) if isinstance(e, int) and e > 0}
-            target = _constant_target(node, found) if numbers.intersection(cut) else None
-            if target is None and numbers.intersection(cut):
-                change = np.zeros(len(found or ()), np.int64)
-                for axis in numbers.intersection(cut):
-                    change[axis] = scope.kept(output, axis) - scope.shape(output)[axis]
-                scope.add_to_input(node, 1, change)
-        if target is None:
-            return
-        new = target.astype(np.int64).copy()
-        for axis in cut:
-            if new[axis] > 0:
-                new[axis] = scope.kept(output, axis)
-        if not np.array_equal(new, target) or scope.constant(node.inputs[1]) is None:
-            scope.replace_constant(node, 1, new)
+        if scope.constant(target) is None:
+            held = _constant_target(node, entries(target, scope), changed)
+            if held is not None:
+                scope.replace_constant(node, 1, held)
+                return
+        scope.write_numbers(node, 1, changed)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's reshape, with 0 replaced by the axis that it keeps."""
@@ -95,17 +87,26 @@ class Reshape(Reshaping):
         return scope.call(torch.reshape, data, tuple(sizes))
 
 
-def _constant_target(node: ir.Node, found: list[Entry] | None) -> Array | None:
+def _constant_target(
+    node: ir.Node, found: list[Entry] | None, changed: Mapping[int, int]
+) -> Array | None:
     """Return a constant that means the same as the computed shape, or None where there is none.
 
     An axis that is as long as the same axis of the input becomes 0, one other becomes -1.
+
+    Args:
+        node: The Reshape.
+        found: What the elements of the shape are.
+        changed: Position -> number that takes an element's place.
     """
     if found is None or integer(node, "allowzero", 0):
         return None
     free = -1 not in found
     result: list[int] = []
     for axis, entry in enumerate(found):
-        if isinstance(entry, int):
+        if axis in changed:
+            result.append(changed[axis])
+        elif isinstance(entry, int):
             result.append(entry)
         elif isinstance(entry, Size) and entry.value is node.inputs[0] and entry.axis == axis:
             result.append(0)
@@ -293,13 +294,18 @@ class Split(Operator):
     def resize(self, node: ir.Node, scope: CutScope) -> None:
         """Write the new sizes; without given ones, equal parts must stay equal or be written out."""
         axis = normal_axis(integer(node, "axis", 0), len(scope.shape(node.outputs[0])))
+        sizes = [scope.kept(o, axis) for o in node.outputs]
+        given = optional_input(node, 1)
+        if given is not None:
+            before = [scope.shape(o)[axis] for o in node.outputs]
+            changed = numbers_after(given, scope, before, sizes)
+            if changed:
+                scope.write_numbers(node, 1, changed)
+            return
         if not any(scope.is_cut(o, axis) for o in node.outputs):
             return
-        sizes = [scope.kept(o, axis) for o in node.outputs]
         if "split" in node.attributes:
             node.attributes["split"] = ir.AttrInt64s("split", sizes)
-        elif len(node.inputs) > 1 and node.inputs[1] is not None:
-            scope.replace_constant(node, 1, np.array(sizes, np.int64))
         elif len(set(sizes)) > 1:
             if node.version is not None and node.version < 13:  # noqa: PLR2004
                 node.attributes["split"] = ir.AttrInt64s("split", sizes)

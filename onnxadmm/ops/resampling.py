@@ -24,7 +24,8 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.sizes import Size, entries, meet_size, normal_axes, target_sizes
+from onnxadmm.ops.shape import meet_size
+from onnxadmm.ops.sizes import Size, entries, normal_axes, target_sizes
 
 _COORDINATES = {
     "half_pixel",

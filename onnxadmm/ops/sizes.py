@@ -1,8 +1,7 @@
 """Sizes that a graph computes: which element of a shape tensor is which axis of which tensor.
 
 Exporters write `x.view(x.size(0), -1)` as Shape, Gather, Concat, Reshape. Following that arithmetic
-backwards tells what a computed shape will be after channels went; following it forwards tells whether the
-number of channels is used for anything but a shape.
+backwards tells what a computed shape will be after channels went.
 """
 
 from __future__ import annotations
@@ -16,25 +15,13 @@ import onnx_ir as ir
 
 from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer
-from onnxadmm.ops._base import (
-    BuildScope,
-    Labels,
-    LabelScope,
-    Operator,
-    describe,
-    normal_axis,
-    register,
-    unlabelled,
-)
+from onnxadmm.ops._base import BuildScope, LabelScope, normal_axis
 
 # Longer integer tensors aren't shapes; deeper arithmetic isn't followed.
 _MAX_ENTRIES = 64
 _MAX_DEPTH = 64
 _MAX_SEEN = 1000
-_WHOLE = (ir.DataType.INT32.value, ir.DataType.INT64.value)
-
-# Where a size may end: these operators' own rules couple the labels of an axis with its size's.
-_TARGETS = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
+WHOLE = (ir.DataType.INT32.value, ir.DataType.INT64.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +42,10 @@ class Unknown:
 Entry = int | Size | Unknown
 
 
+Settled = Callable[[ir.Value, int], bool]
+"""Whether an axis of a tensor has the same length in every run."""
+
+
 class _Shapes(Protocol):
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape of the value."""
@@ -68,7 +59,26 @@ def _rank(value: ir.Value, scope: _Shapes) -> int:
 
 def entries(value: ir.Value | None, scope: _Shapes) -> list[Entry] | None:
     """Return what each element of an integer tensor of rank 0 or 1 is, or None where that isn't known."""
-    return None if value is None else _Reader(scope).entries(value)
+    return None if value is None else Reader(scope).entries(value)
+
+
+class SettledShapes(_Shapes, Protocol):
+    """A scope of labels or of a cut."""
+
+    def settled(self, value: ir.Value, axis: int) -> bool:
+        """Return whether the axis has the same length in every run."""
+
+
+def settled_entries(value: ir.Value | None, scope: SettledShapes) -> list[Entry] | None:
+    """Return `entries`, with arithmetic on settled sizes as the number that it comes to, if that is positive."""
+    found = entries(value, scope)
+    if value is None or found is None or not any(isinstance(e, Unknown) for e in found):
+        return found
+    numbers = Reader(scope, scope.settled).entries(value) or found
+    return [
+        n if isinstance(e, Unknown) and isinstance(n, int) and n > 0 else e
+        for e, n in zip(found, numbers, strict=True)
+    ]
 
 
 def sizes_in(value: ir.Value | None, scope: _Shapes) -> set[Size]:
@@ -77,15 +87,6 @@ def sizes_in(value: ir.Value | None, scope: _Shapes) -> set[Size]:
     for entry in entries(value, scope) or ():
         found |= {entry} if isinstance(entry, Size) else _unknown(entry).sizes
     return found
-
-
-def freezes(node: ir.Node) -> bool:
-    """Whether the node makes a number of a size to calculate with, which a cut must not change."""
-    return node.op_type == "Cast" and integer(node, "to", 0) not in _WHOLE
-
-
-Settled = Callable[[ir.Value, int], bool]
-"""Whether an axis of a tensor has the same length in every run."""
 
 
 def known(
@@ -99,7 +100,7 @@ def known(
     held = constant_of(value)
     if held is not None:
         return held if held.dtype.kind in "iu" else None
-    found = None if value is None else _Reader(scope, settled).entries(value)
+    found = None if value is None else Reader(scope, settled).entries(value)
     if value is None or found is None or not all(isinstance(e, int) for e in found):
         return None
     return np.array(found, np.int64).reshape((-1,) if _rank(value, scope) else ())
@@ -141,81 +142,26 @@ def settled(value: ir.Value | None, scope: LabelScope) -> np.ndarray[Any, Any] |
     return scope.constant(value)
 
 
-class _Reader:
+class Reader:
     """Reads integer tensors element by element, each value once."""
 
     def __init__(
         self,
         scope: _Shapes,
         settled: Settled | None = None,
-        replaced: Callable[[ir.Node], bool] | None = None,
     ) -> None:
         self._scope = scope
-        self._replaced = replaced or (lambda _node: False)
         self._settled = settled or (lambda _value, _axis: False)
         self._memo: dict[ir.Value, list[Entry] | None] = {}
         self._depth = 0
 
     def entries(self, value: ir.Value) -> list[Entry] | None:
+        """Return what each element of a tensor of rank 0 or 1 is, or None where that isn't known."""
         if value not in self._memo:
             self._depth += 1
             self._memo[value] = self._read(value) if self._depth <= _MAX_DEPTH else None
             self._depth -= 1
         return self._memo[value]
-
-    def shapes_only(self, value: ir.Value, size: Size, settled: Settled) -> bool:
-        """Whether the size, which `value` holds, ends in shapes alone and unchanged, or in bounds.
-
-        A Slice's rule writes bounds anew that are arithmetic on settled sizes.
-        """
-        waiting, seen = [value], {value}
-        while waiting:
-            held = waiting.pop()
-            found = self.entries(held)
-            if found is None or held.is_graph_output():
-                return False
-            changed = any(isinstance(e, Unknown) and size in e.sizes for e in found)
-            if size not in found and not changed:
-                continue
-            for node, port in held.uses():
-                fits = self._fits(node, port, held, settled, changed=changed)
-                if fits is None:
-                    fresh = set(node.outputs) - seen
-                    seen |= fresh
-                    waiting.extend(fresh)
-                elif not fits:
-                    return False
-        return True
-
-    def _fits(
-        self, node: ir.Node, port: int, held: ir.Value, settled: Settled, *, changed: bool
-    ) -> bool | None:
-        """Return whether a size may end at this input, or None where it goes on through the node.
-
-        Args:
-            node: A reader of `held`.
-            port: Where it reads it.
-            held: Holds the size, or what arithmetic made of it.
-            settled: Which axes have one length in every run.
-            changed: Whether arithmetic came before.
-        """
-        if node.domain not in ("", "ai.onnx") or node.graph is not held.graph:
-            # The graph of a value is that of its producer.
-            return False
-        if node.op_type == "Shape":
-            # How many numbers a shape has says nothing of them.
-            return True
-        if node.op_type == "Slice" and port in (1, 2):
-            return known(held, self._scope, settled) is not None
-        if (node.op_type, port) == ("Reshape", 1) and self._replaced(node):
-            return True
-        # The rule of a target must see what this walk sees, or it couples nothing. A scale by the root of
-        # a head's size ends in a Cast, whose rule keeps the number as it was.
-        if (node.op_type, port) in _TARGETS:
-            return not changed and entries(held, self._scope) is not None
-        if freezes(node):
-            return not changed and len(self.entries(held) or ()) == 1
-        return None if node.op_type in _RULES else False
 
     def _read(self, value: ir.Value) -> list[Entry] | None:
         held = constant_of(value)
@@ -223,11 +169,11 @@ class _Reader:
             small = held.dtype.kind in "iub" and held.ndim <= 1 and held.size <= _MAX_ENTRIES
             return [int(n) for n in held.reshape(-1)] if small else None
         node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _RULES:
+        if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in RULES:
             return None
         if _rank(value, self._scope) > 1:
             return None
-        found = _RULES[node.op_type](self, node)
+        found = RULES[node.op_type](self, node)
         return found if found is not None and len(found) <= _MAX_ENTRIES else None
 
     # --- one rule an operator
@@ -245,7 +191,7 @@ class _Reader:
 
     def _same(self, node: ir.Node) -> list[Entry] | None:
         assert node.inputs[0] is not None
-        if node.op_type == "Cast" and integer(node, "to", 0) not in _WHOLE:
+        if node.op_type == "Cast" and integer(node, "to", 0) not in WHOLE:
             return None
         return self.entries(node.inputs[0])
 
@@ -343,15 +289,15 @@ def _combine(op_type: str, x: Entry, y: Entry) -> Entry:
     return _unknown(x, y)
 
 
-_RULES: dict[str, Callable[[_Reader, ir.Node], list[Entry] | None]] = {
-    "Shape": _Reader._shape,  # noqa: SLF001  (the table of the class's own rules)
-    "Gather": _Reader._picked,  # noqa: SLF001
-    "Slice": _Reader._sliced,  # noqa: SLF001
-    "Concat": _Reader._joined,  # noqa: SLF001
-    "Where": _Reader._chosen,  # noqa: SLF001
-    "ConstantOfShape": _Reader._filled,  # noqa: SLF001
-    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), _Reader._same),  # noqa: SLF001
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal"), _Reader._combined),  # noqa: SLF001
+RULES: dict[str, Callable[[Reader, ir.Node], list[Entry] | None]] = {
+    "Shape": Reader._shape,  # noqa: SLF001  (the table of the class's own rules)
+    "Gather": Reader._picked,  # noqa: SLF001
+    "Slice": Reader._sliced,  # noqa: SLF001
+    "Concat": Reader._joined,  # noqa: SLF001
+    "Where": Reader._chosen,  # noqa: SLF001
+    "ConstantOfShape": Reader._filled,  # noqa: SLF001
+    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), Reader._same),  # noqa: SLF001
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal"), Reader._combined),  # noqa: SLF001
 }
 
 
@@ -367,99 +313,6 @@ def read_axes(node: ir.Node, rank: int) -> range:
     start = integer(node, "start", 0)
     end = node.attributes["end"].as_int() if "end" in node.attributes else None
     return range(rank)[start:end]
-
-
-@register
-class Shape(Operator):
-    """The sizes of a tensor."""
-
-    op_type = "Shape"
-    versions = (1, 13, 15, 19, 21, 23, 24, 25)
-    attributes = frozenset({"start", "end"})
-
-    def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix the channels whose number is used for anything but a shape."""
-        x = node.inputs[0]
-        assert x is not None
-        reader = _Reader(scope, replaced=scope.replaced)
-        axes = scope.axes(x)
-        for a in read_axes(node, len(axes)):
-            if axes[a].any() and not reader.shapes_only(
-                node.outputs[0], Size(x, a), lambda v, k: bool(scope.axes(v)[k].any())
-            ):
-                scope.fix(axes[a], f"{describe(node)} reads their number at run time")
-        scope.assign(node.outputs[0], [unlabelled(n) for n in scope.shape(node.outputs[0])])
-
-    def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Return the sizes as an int64 tensor, on the device of the data as all constants are."""
-        start = integer(node, "start", 0)
-        end = node.attributes["end"].as_int() if "end" in node.attributes else None
-        return scope.call(_sizes, scope.tensor(node.inputs[0]), start, end)
-
-
-def _sizes(x: Any, start: int, end: int | None) -> Any:
-    """Return the sizes of `x` from axis `start` to before `end` as an int64 tensor."""
-    import torch
-
-    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64, device=x.device)
-
-
-@register
-class SizeOf(Operator):
-    """The number of elements."""
-
-    op_type = "Size"
-    versions = (1, 13, 19, 21, 23, 24, 25)
-    # The product of the sizes isn't followed.
-    fixes = " reads their number at run time"
-
-    def build(self, node: ir.Node, scope: BuildScope) -> Any:
-        """Return the count as an int64 tensor []."""
-        return scope.call(_count, scope.tensor(node.inputs[0]))
-
-
-def _count(x: Any) -> Any:
-    """Return the number of elements of `x` as an int64 tensor."""
-    import torch
-
-    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
-
-
-def couple(node: ir.Node, target: ir.Value | None, first: int, scope: LabelScope) -> None:
-    """Couple the labels of an output with the axes whose sizes its computed shape reads.
-
-    Element k of the shape is the size of axis `first` + k. A size that can't follow a cut fixes its axis.
-
-    Args:
-        node: The node; its output has its labels already.
-        target: The computed shape.
-        first: The axis that its first element stands for.
-        scope: Where labels are united.
-    """
-    axes = scope.axes(node.outputs[0])
-    found = entries(target, scope)
-    for k, labels in enumerate(axes[first:]):
-        entry = Unknown() if found is None or k >= len(found) else found[k]
-        if isinstance(entry, Size):
-            meet_size(node, labels, entry, scope)
-        elif isinstance(entry, Unknown):
-            scope.fix(labels, f"{describe(node)} computes the size of this axis at run time")
-
-
-def meet_size(node: ir.Node, labels: Labels, size: Size, scope: LabelScope) -> bool:
-    """Couple an axis with the one whose size it takes, or fix both where they differ in length.
-
-    Returns:
-        Whether they are coupled.
-    """
-    other = scope.axes(size.value)[size.axis]
-    reason = f"{describe(node)} reads their number at run time"
-    if len(other) == len(labels):
-        scope.unite(labels, other, reason)
-        return True
-    scope.fix(labels, reason)
-    scope.fix(other, reason)
-    return False
 
 
 def normal_axes(values: Any, rank: int) -> list[int]:

@@ -20,7 +20,12 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.sizes import known, normal_axes, settled, sliced_indices
+from onnxadmm.ops.sizes import (
+    known,
+    normal_axes,
+    settled,
+    sliced_indices,
+)
 
 _BOUNDS = ("starts", "ends")
 
@@ -82,9 +87,7 @@ class Slice(Operator):
         axes = list(scope.axes(x))
         shape = scope.shape(node.outputs[0])
         # Bounds must be rewritable: what is merely computed without any input isn't.
-        bounds = _read_bounds(
-            node, len(axes), lambda v: known(v, scope, lambda v, a: bool(scope.axes(v)[a].any()))
-        )
+        bounds = _read_bounds(node, len(axes), lambda v: known(v, scope, scope.settled))
         sliced = range(len(axes)) if bounds is None else bounds.axes
         for position, axis in enumerate(sliced):
             labels = axes[axis]
@@ -106,11 +109,7 @@ class Slice(Operator):
         x = node.inputs[0]
         assert x is not None
 
-        def labelled(value: ir.Value, axis: int) -> bool:
-            axes = scope.labels(value)
-            return bool(axes) and bool(axes[axis].any())
-
-        bounds = _read_bounds(node, len(scope.shape(x)), lambda v: known(v, scope, labelled))
+        bounds = _read_bounds(node, len(scope.shape(x)), lambda v: known(v, scope, scope.settled))
         if bounds is None or bounds.starts is None or bounds.ends is None:
             return
         # Arithmetic on sizes that shrink would come to other bounds.

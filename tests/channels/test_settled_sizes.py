@@ -1,0 +1,53 @@
+"""Shapes that a graph computes from its sizes: what no input changes is a number, what a batch may change isn't."""
+
+from __future__ import annotations
+
+import pytest
+from graphs import Builder
+from test_cutting import classes_of, cut_half
+
+
+def test_a_width_over_a_number_of_heads_holds_nothing():
+    b = Builder(0, 3, 6)
+    b.conv(8)
+    b.sized()
+    b.conv(8)
+    b.head("pool")
+    classes, cut = cut_half(b.model())
+    assert [c.reason for c in classes.values() if c.fixed and "graph output" not in c.reason] == []
+    # The places of a head of queries and keys, and of values, beside both widths and the head's layer.
+    assert sorted(c.size for c in classes.values() if not c.fixed) == [4, 4, 7, 8, 8]
+    assert "Where" not in {n.op_type for n in cut.graph}
+
+
+@pytest.mark.parametrize("opset", [8, 17])
+def test_what_arithmetic_comes_to_is_written_down_in_a_shape_that_is_no_concat(opset):
+    b = Builder(0, 4, 4, opset=opset)
+    b.conv(8)
+    x = b.tokens()
+    made = b.node("MatMul", x, b.weight(8, 4))
+    half = b.node("Div", b.node("Shape", x), b.constant([1, 1, 2]))
+    b.channels = 4
+    b.from_tokens(b.node("Relu", b.node("Reshape", made, half)))
+    b.conv(5)
+    b.head("flatten")
+    classes, cut = cut_half(b.model())
+    assert sorted(c.size for c in classes.values() if not c.fixed) == [4, 5, 7, 8]
+    # Half of eight channels is four, and two of four stay.
+    assert {"Where", "Mul"} & {n.op_type for n in cut.graph} == {"Where" if opset > 8 else "Mul"}
+
+
+def test_a_batch_that_is_merged_into_channels_is_no_number():
+    b = Builder(0, 3, 4)
+    b.conv(8)
+    rows = b.node("Reshape", b.value, b.constant([-1, 16]))
+    mixed = b.node("MatMul", rows, b.weight(16, 16))
+    count = b.node("Gather", b.node("Shape", mixed), b.constant([0]))
+    target = b.node("Concat", count, b.constant([4, 4]), axis=0)
+    b.value = b.node("Reshape", b.node("Reshape", mixed, target), b.constant([-1, 8, 4, 4]))
+    b.conv(4)
+    b.head("flatten")
+    # The probe ran one sample, the proof three: a number that was written down would be wrong.
+    _, classes = classes_of(b.model())[1:]
+    cut_half(b.model())
+    assert not classes["conv3"].fixed
