@@ -8,7 +8,7 @@ from onnxadmm.compact.cutting import cut_channels, surviving
 from onnxadmm.compact.folding import Folded, fold_idle
 from onnxadmm.compact.masking import expand_channels, mask_channels
 from onnxadmm.compact.packing import Packing, pack_tensors
-from onnxadmm.compact.proving import TOLERANCE, Proof, prove, untested
+from onnxadmm.compact.proving import TOLERANCE, Proof, prove, unproven
 from onnxadmm.compact.shapes import shapes_after
 from onnxadmm.compact.traces import drop_traces
 from onnxadmm.compact.unpacking import SMALLEST_IR_VERSION as SMALLEST_PACKED_IR_VERSION
@@ -37,5 +37,5 @@ __all__ = [
     "shapes_after",
     "surviving",
     "unpack_tensors",
-    "untested",
+    "unproven",
 ]

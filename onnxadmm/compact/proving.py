@@ -14,6 +14,7 @@ from onnxadmm.bench import IsolatedSession, open_isolated, run
 from onnxadmm.bench.sessions import explain
 from onnxadmm.compact.deciding import SMOOTH, decisions, with_decisions
 from onnxadmm.compact.guarding import WHERE_SINCE
+from onnxadmm.compact.rounding import only_rounding
 from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import compare_outputs, showing
 
@@ -31,26 +32,36 @@ class Proof:
         max_error: Largest absolute difference of any output over that output's largest absolute value.
         samples: Rows that were compared.
         untested: Outputs that were the same whatever the inputs: their being equal shows nothing.
+        rounding: Outputs that are nothing but rounding, in both models: there is nothing to compare.
     """
 
     max_error: float
     samples: int
     untested: tuple[str, ...] = ()
+    rounding: tuple[str, ...] = ()
 
 
-def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> Proof:
+def prove(
+    masked: ir.Model,
+    cut: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    further: Sequence[Mapping[str, Array]] = (),
+) -> Proof:
     """Run both models on the same inputs and measure how far they are apart.
 
     Where outputs differ and the graph takes decisions that jump (which boxes to keep, in which order), rounding
     may be all that differs. Both are then run with the decisions that the masked model took, and every output
     and all that decisions are taken from must agree. So they are where an output is the same on all inputs (a
     detector that finds nothing): what its decisions are taken from tells more. A model that ignores its inputs
-    (all weights zero) is no error; its outputs are told as untested.
+    (all weights zero) is no error; its outputs are told as untested. So is an output that is nothing but rounding.
 
     Args:
         masked: The original graph with the dead channels set to zero.
         cut: The graph without them.
         feeds: Inputs, real and random ones.
+        further: More inputs, which are left out where the masked model can't run them: exporters say of many a
+            batch that it is open and write it down all the same.
 
     Raises:
         VerificationError: They differ by more than `TOLERANCE`. Nothing may be written then.
@@ -59,16 +70,25 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
     reference = open_isolated(masked, name="the masked model")
     candidate = open_isolated(cut, name="the cut model")
     names = [o.name for o in reference.get_outputs()]
-    worst, samples, told, odd = 0.0, 0, False, False
+    samples, told, odd = 0, False, False
     still = _Still()
-    for feed in feeds:
-        inputs = dict(feed)
-        expected, got = _run(reference, names, inputs), _run(candidate, names, inputs)
-        worst = max(worst, compare_outputs(expected, got))
-        odd = odd or any(_has_nan(a) for a in expected)
-        told = told or all(_has_finite(a) for a in expected)
-        still.see(inputs, dict(zip(names, expected, strict=True)))
+    expected: list[dict[str, Array]] = []
+    got: list[dict[str, Array]] = []
+    runs = [(dict(f), _run(reference, names, dict(f))) for f in feeds]
+    runs += [(dict(f), a) for f in further if (a := _try(reference, names, f)) is not None]
+    feeds = [inputs for inputs, _ in runs]
+    for inputs, arrays in runs:
+        expected.append(dict(zip(names, arrays, strict=True)))
+        got.append(dict(zip(names, _run(candidate, names, inputs), strict=True)))
+        odd = odd or any(_has_nan(a) for a in arrays)
+        told = told or all(_has_finite(a) for a in arrays)
+        still.see(inputs, expected[-1])
         samples += len(next((a for a in inputs.values() if a.ndim), np.zeros(1)))
+    errors = {
+        n: max(compare_outputs([e[n]], [g[n]]) for e, g in zip(expected, got, strict=True))
+        for n in names
+    }
+    worst = max(errors.values())
     if not worst <= TOLERANCE and odd and masked.opset_imports.get("", 1) < WHERE_SINCE:
         raise UnsupportedError(
             "the cut model can't be proven equal to the masked one: a removed channel is not finite where it is "
@@ -84,13 +104,19 @@ def prove(masked: ir.Model, cut: ir.Model, feeds: Sequence[Mapping[str, Array]])
     also = ""
     if untested or not worst <= TOLERANCE:
         worst, untested, also = _looked_into(masked, cut, feeds, worst, untested)
+    noise: list[str] = []
+    if not worst <= TOLERANCE:
+        wrong = [n for n, e in errors.items() if not e <= TOLERANCE]
+        noise = only_rounding(masked, feeds, expected, got, wrong)
+        if wrong and noise == wrong:
+            worst = max((e for n, e in errors.items() if n not in wrong), default=0.0)
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"the cut model differs from the masked one by {worst:.2g} of the largest output "
             f"{one_line(names[0], 40)!r} (allowed {TOLERANCE:g}){also}; this is a bug in onnxadmm, please report "
             "the model"
         )
-    return Proof(worst, samples, tuple(untested))
+    return Proof(worst, samples, tuple(untested), tuple(noise))
 
 
 class _Still:
@@ -111,10 +137,18 @@ class _Still:
             self._first = dict(inputs), dict(values)
             return
         fed, first = self._first
-        if compare_outputs([fed[n] for n in fed], [inputs[n] for n in fed]) == 0:
+        if all(_same(fed[n], inputs[n]) for n in fed):
             return
-        self._moved |= {n for n in first if compare_outputs([first[n]], [values[n]])}
+        self._moved |= {n for n in first if not _same(first[n], values[n])}
         self.names = [n for n in first if n not in self._moved]
+
+
+def _same(first: Array, other: Array) -> bool:
+    """Whether two values are equal; those of another batch, if each of its rows is the first one's first."""
+    batches = first.ndim and first.size and first.shape != other.shape
+    if batches and first.shape[1:] == other.shape[1:]:
+        first = np.broadcast_to(first[:1].reshape(first.shape[1:]), other.shape)
+    return compare_outputs([first], [other]) == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +164,21 @@ class _Inner:
     telling: bool
 
 
-def untested(names: Sequence[str]) -> str:
-    """Say which outputs a proof tells nothing of."""
-    shown = ", ".join(one_line(n, 40) for n in names[:4])
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""  # noqa: PLR2004
-    return (
-        f"not proven for {shown}{more}: the same on all inputs that were tried; give real samples in the "
-        "spec's data"
+def unproven(proof: Proof) -> list[str]:
+    """Say which outputs a proof tells nothing of, and why."""
+    reasons = (
+        (
+            proof.untested,
+            "the same on all inputs that were tried; give real samples in the spec's data",
+        ),
+        (proof.rounding, "zero but for rounding, which is all that a run shows of it"),
     )
+    texts = []
+    for names, why in reasons:
+        shown = ", ".join(one_line(n, 40) for n in names[:4])
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""  # noqa: PLR2004
+        texts += [f"not proven for {shown}{more}: {why}"] if names else []
+    return texts
 
 
 def _looked_into(
@@ -218,6 +259,16 @@ def _run(session: IsolatedSession, names: list[str], inputs: dict[str, Array]) -
         raise
     except Exception as e:  # noqa: BLE001  (ONNX Runtime raises what it likes)
         raise explain(e, "the proof") from None
+
+
+def _try(
+    session: IsolatedSession, names: list[str], feed: Mapping[str, Array]
+) -> list[Array] | None:
+    """Return what a model makes of inputs that it may refuse, or None."""
+    try:
+        return run(session, names, dict(feed))
+    except Exception:  # noqa: BLE001  (ONNX Runtime raises what it likes)
+        return None
 
 
 def _has_nan(array: Array) -> bool:

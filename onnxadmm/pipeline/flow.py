@@ -20,7 +20,7 @@ from onnxadmm.compact import (
     Proof,
     account,
     prove,
-    untested,
+    unproven,
 )
 from onnxadmm.graph import IMPORT_TOLERANCE, Content, model_contents, probe
 from onnxadmm.pipeline import facts
@@ -216,9 +216,10 @@ def _carry_out(
     pruned = learner.retrain(pruned, seen)
     pruned, on_levels = learner.quantize(pruned, seen, checked.rules)
     with journal.stage("prove"):
-        proof = prove(surgery.reference(pruned), pruned, feeds.proof())
-        if proof.untested:
-            journal.warn(untested(proof.untested))
+        reference = surgery.reference(pruned)
+        proof = prove(reference, pruned, feeds.proof(), further=feeds.other_batch())
+        for text in unproven(proof):
+            journal.warn(text)
         pruned = masters.restore(pruned, surgery)
     with journal.stage("quantize"):
         compressed = make_int8(

@@ -18,6 +18,8 @@ Feed = dict[str, Array]
 
 PROOF_SAMPLES = 64
 IMPORT_SAMPLES = 8
+OTHER_BATCH = 2
+"""Shapes that are computed, or were written down, must hold for other batches than the one that was probed."""
 CALIBRATION_BATCH = 64
 _WIDE = 1e4
 EVALUATION_ROWS = 1024
@@ -68,6 +70,13 @@ class Inputs:
         held_out = self._held_out()
         real = [] if held_out is None else [self._head(held_out, PROOF_SAMPLES)]
         return [drawn, positive, *_with_ranges(drawn), *real]
+
+    def other_batch(self) -> list[Feed]:
+        """Return random inputs of another batch size than a proof's, where it is open; a model may refuse them."""
+        if self._fixed_batch() is not None:
+            return []
+        rng = np.random.default_rng([self._seed, 2])
+        return [random_inputs(self._model, self._shapes(OTHER_BATCH), rng)]
 
     def batch(self, size: int) -> Feed:
         """Return inputs for a batch: real samples, repeated if there are too few; else random ones."""

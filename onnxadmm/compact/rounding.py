@@ -1,0 +1,100 @@
+"""Outputs that are nothing but rounding: the mean of what was centred is zero, and a run shows noise of it.
+
+Such an output has no scale to measure a difference by: of two graphs that both compute it right, each rounds in its
+own way. It is told by moving every weight and every input by one rounding: noise then changes by about as
+much as there is of it, and any other value by a millionth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxadmm import ops
+from onnxadmm.bench import open_isolated, run
+from onnxadmm.compact.deciding import SMOOTH, decisions
+from onnxadmm.graph import constant_of
+from onnxadmm.graph.constants import set_constant
+
+Array = np.ndarray[Any, Any]
+Outputs = Mapping[str, Array]
+
+TIMES = 16.0
+"""An output is noise if it is no larger than so many times what one rounding of weights and inputs changes."""
+# With other weights, and for each of those with other inputs.
+_MODELS, _FEEDS = 3, 3
+
+
+def only_rounding(
+    model: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    expected: Sequence[Outputs],
+    got: Sequence[Outputs],
+    names: Sequence[str],
+) -> list[str]:
+    """Return those of some outputs that are noise in the model, and in the other one no larger.
+
+    None where the model takes decisions that jump: there one rounding can change everything, and whether it
+    does is another question. Cost: a few sessions and runs; weights are copied.
+
+    Args:
+        model: The model that outputs are compared with.
+        feeds: Inputs.
+        expected: What it makes of each of them, by name.
+        got: What the other model does.
+        names: Of the outputs in question.
+    """
+    if set(decisions(model).values()) - SMOOTH or not names:
+        return []
+    rng = np.random.default_rng(0)
+    moved = dict.fromkeys(names, 0.0)
+    for _ in range(_MODELS):
+        session = open_isolated(_rounded_weights(model, rng), name="the masked model")
+        for _ in range(_FEEDS):
+            for feed, values in zip(feeds, expected, strict=True):
+                inputs = {n: _rounded(a, rng) for n, a in feed.items()}
+                try:
+                    shown = run(session, list(names), inputs)
+                except Exception:  # noqa: BLE001  (ONNX Runtime raises what it likes)
+                    return []
+                for name, array in zip(names, shown, strict=True):
+                    moved[name] = max(moved[name], _apart(values[name], array))
+    return [
+        name
+        for name in names
+        if all(
+            max(_apart(e[name], np.zeros_like(e[name])), _apart(e[name], g[name]))
+            <= TIMES * moved[name]
+            for e, g in zip(expected, got, strict=True)
+        )
+    ]
+
+
+def _rounded_weights(model: ir.Model, rng: np.random.Generator) -> ir.Model:
+    """Return a copy of the model with each weight moved by one rounding at most; zeros stay zeros."""
+    moved = model.clone()
+    for value in ops.weights(moved).values():
+        content = constant_of(value)
+        if content is not None and content.dtype.kind == "f":
+            set_constant(value, _rounded(content, rng))
+    return moved
+
+
+def _rounded(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    step = float(np.finfo(array.dtype).eps) * rng.uniform(-1, 1, array.shape)
+    return np.asarray(array * (1 + step), array.dtype)
+
+
+def _apart(a: Array, b: Array) -> float:
+    """Return the largest difference; NaN, which no bound holds, where they can't be compared."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.kind != "f" or a.shape != b.shape:
+        return np.nan
+    with np.errstate(invalid="ignore"):
+        apart: Array = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    return float(apart.max(initial=0.0))

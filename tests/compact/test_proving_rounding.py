@@ -1,0 +1,73 @@
+"""The proof of outputs that are nothing but rounding: told as not proven, and no wrong cut with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxadmm.bench import open_session, run
+from onnxadmm.compact import TOLERANCE, prove, unproven
+from onnxadmm.errors import VerificationError
+from onnxadmm.graph import model_bytes
+
+FEEDS = [
+    {"x": np.random.default_rng(n).standard_normal((2, 33)).astype(np.float32)} for n in (0, 1)
+]
+
+
+def centred(less: float = 1.0, scale: float = 1.0, more: float = 0.0, end: str = "") -> ir.Model:
+    """Answer with the mean of what was centred, which is zero if `less` is 1, and with what was centred."""
+    end = end or "mean = Identity (z)"
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        centred (float[N, 33] x) => (float[N, M] mean, float[N, 33] y)
+        <float l = {{{less!r}}}, float s = {{{scale!r}}}, float o = {{{more!r}}}>
+        {{
+            w = Mul (x, s)
+            m = ReduceMean <axes=[1]> (w)
+            n = Mul (m, l)
+            y = Sub (w, n)
+            u = ReduceMean <axes=[1]> (y)
+            z = Add (u, o)
+            {end}
+        }}
+    """
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+def test_a_mean_of_what_was_centred_is_not_proven_and_the_rest_is():
+    other = centred(scale=1.0000001)
+    proof = prove(centred(), other, FEEDS)
+    assert proof.rounding == ("mean",)
+    assert 0 < proof.max_error <= TOLERANCE
+    assert unproven(proof) == [
+        "not proven for mean: zero but for rounding, which is all that a run shows of it"
+    ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["less", "scale", "more"]),
+    st.floats(1e-4, 10.0),
+    st.sampled_from([-1.0, 1.0]),
+)
+def test_no_wrong_model_passes_for_rounding(key, by, sign):
+    right = {"less": 1.0, "scale": 1.0, "more": 0.0}
+    wrong = {**right, key: right[key] + sign * by}
+    for first, second in ((right, wrong), (wrong, right)):
+        with pytest.raises(VerificationError):
+            prove(centred(**first), centred(**second), FEEDS)
+
+
+def test_a_decision_that_rounding_takes_is_no_excuse():
+    """Which sign noise has is decided by rounding; that another model has the other sign needs another reason."""
+    end = "mean = Sign (z)"
+    feed = {"x": FEEDS[0]["x"][:1]}
+    right = centred(end=end)
+    (sign,) = run(open_session(model_bytes(right), name="it"), ["mean"], feed)
+    with pytest.raises(VerificationError):
+        prove(right, centred(end=end, more=-1e-6 * float(np.sign(sign[0, 0]) or 1)), [feed])
