@@ -16,6 +16,7 @@ from onnxadmm.admm.grids import Grid
 from onnxadmm.admm.levels import QuantizedWeight
 from onnxadmm.admm.penalty import Penalty, make_penalty
 from onnxadmm.admm.pooled import PooledChannels, pooled
+from onnxadmm.admm.priced import PricedElements
 from onnxadmm.admm.projections import project_unstructured, top_k_mask
 from onnxadmm.admm.sets import (
     LAYER_STRUCTURES,
@@ -35,6 +36,7 @@ __all__ = [
     "Penalty",
     "PooledChannels",
     "PooledElements",
+    "PricedElements",
     "QuantizedWeight",
     "Residuals",
     "Solver",

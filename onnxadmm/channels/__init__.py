@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxadmm.channels.classes import ChannelClass, Slice, classify, dead_labels
-from onnxadmm.channels.costs import Cost, channel_macs, macs_left, parameters_left
+from onnxadmm.channels.costs import Cost, channel_macs, macs_left, parameters_left, weight_macs
 from onnxadmm.channels.labelling import Labelling, label
 from onnxadmm.channels.pools import Pool, channels_left, make_pool
 from onnxadmm.channels.selection import (
@@ -35,4 +35,5 @@ __all__ = [
     "patterns",
     "ruling",
     "select",
+    "weight_macs",
 ]

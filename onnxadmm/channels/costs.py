@@ -112,6 +112,26 @@ def channel_macs(
     return macs
 
 
+def weight_macs(model: ir.Model, probe: Probe) -> dict[str, float]:
+    """Return, for each weight, the multiply-accumulates of one sample that go with one of its elements.
+
+    A weight of several nodes counts in each. A node's cost is shared evenly by the elements of its weights of two
+    and more axes: biases take no product. A node in a subgraph has no cost known here.
+
+    Args:
+        model: The graph.
+        probe: Its shapes at batch 1.
+    """
+    layers = ops.layer_weights(model)
+    found: dict[str, float] = defaultdict(float)
+    for node, _, whole in _costing(model, probe):
+        names = layers.get(node.name or node.outputs[0].name or "", [])
+        shapes = {n: probe.shapes[n] for n in names if len(probe.shapes.get(n, ())) > 1}
+        for name in shapes:
+            found[name] += whole / sum(math.prod(s) for s in shapes.values())
+    return dict(found)
+
+
 def _costing(model: ir.Model, probe: Probe) -> list[tuple[ir.Node, ops.Operator, int]]:
     """Return the nodes that cost something, with their operators and costs."""
     opsets = dict(model.opset_imports)

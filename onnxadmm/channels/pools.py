@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxadmm.channels.classes import ChannelClass
 from onnxadmm.channels.costs import Cost
-from onnxadmm.channels.selection import default_step
+from onnxadmm.channels.selection import default_step, least_count
 from onnxadmm.errors import SpecError
 from onnxadmm.spec import Prune
 
@@ -67,8 +67,7 @@ def make_pool(
 
 def counts(size: int, rule: Prune) -> tuple[int, ...]:
     """Return the counts that a class of this size may keep under a rule, ascending."""
-    step = rule.round_to or default_step(size)
-    least = min(size, max(step, rule.min_channels))
+    step, least = rule.round_to or default_step(size), least_count(size, rule)
     return (least, *range(least - least % step + step, size, step), *([size] * (least < size)))
 
 

@@ -32,10 +32,18 @@ def kept_count(size: int, rule: Prune) -> int:
 
     The nearest multiple of `round_to`, never fewer than `min_channels`, never more than there are.
     """
+    return min(size, max(_nearest_count(size, rule), least_count(size, rule)))
+
+
+def least_count(size: int, rule: Prune) -> int:
+    """Return the fewest of `size` channels that the rule's `round_to` and `min_channels` let stay."""
+    return min(size, max(rule.round_to or default_step(size), rule.min_channels))
+
+
+def _nearest_count(size: int, rule: Prune) -> int:
+    """Return the multiple of `round_to` that is nearest to what the rule's amount leaves."""
     step = rule.round_to or default_step(size)
-    wanted = size * (1 - rule.amount)
-    rounded = step * max(1, math.floor(wanted / step + 0.5))
-    return min(size, max(rounded, rule.min_channels))
+    return step * math.floor(size * (1 - rule.amount) / step + 0.5)
 
 
 def default_step(size: int) -> int:
@@ -68,24 +76,42 @@ def select(
 
     Args:
         classes: All classes, fixed ones included.
-        rules: The spec's prune entries of structure `channel`, with their index in the spec; the last one
-            that matches a class holds.
+        rules: The spec's prune entries; of those of structure `channel` the last one that matches a class holds.
         weights: Layer name -> names of its weights, which globs may match too.
 
     Returns:
         Class name -> kept count, for the classes that lose channels.
 
     Raises:
-        SpecError: A glob that matches no layer, or that names only channels that can't go.
+        SpecError: A glob that matches no layer, or that names only channels that can't go; an amount that leaves
+            a class fewer channels than `round_to` and `min_channels` do.
     """
     found: dict[str, int] = {}
     held = ruling(classes, rules, weights)
     for c in classes:
         if c.name in held and rules[held[c.name]].scope == "layer":
+            _require_possible(c, rules[held[c.name]], held[c.name])
             kept = kept_count(c.size, rules[held[c.name]])
             if kept < c.size:
                 found[c.name] = kept
     return found
+
+
+def _require_possible(c: ChannelClass, rule: Prune, position: int) -> None:
+    """Refuse an amount that a class can't lose; one of which nothing can go stays whole."""
+    nearest, least = _nearest_count(c.size, rule), least_count(c.size, rule)
+    if nearest >= least or least == c.size:
+        return
+    step = rule.round_to or default_step(c.size)
+    bound = f"min_channels {rule.min_channels}"
+    if step > rule.min_channels:
+        bound = f"round_to {step}" if rule.round_to else f"the default round_to of {step}"
+    possible = math.floor(1e6 * (1 - least / c.size)) / 1e6
+    raise SpecError(
+        f"prune entry {position + 1}: amount {rule.amount:g} leaves {c.size * (1 - rule.amount):.3g} of the {c.size} "
+        f"channels of {one_line(c.name, 60)!r}, but {bound} keeps {least}; at most {possible:g} can go: lower the "
+        "bound, or give the class an entry with another amount"
+    )
 
 
 def ruling(
@@ -95,14 +121,19 @@ def ruling(
 
     Args:
         classes: All classes.
-        rules: The spec's prune entries of structure `channel`.
+        rules: The spec's prune entries; those of other structures hold for no class.
         weights: Layer name -> names of its weights.
+
+    Returns:
+        Class name -> index of the rule.
 
     Raises:
         SpecError: A glob that matches no layer, or that names only channels that can't go.
     """
     held: dict[str, int] = {}
     for position, rule in enumerate(rules):
+        if rule.structure != "channel":
+            continue
         for glob in patterns(rule.layers):
             hit = [c for c in classes if matches(names_of(c, weights), (glob,))]
             _check(glob, hit, classes, position)

@@ -72,13 +72,12 @@ def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
     Raises:
         UnsupportedError: The spec prunes channels and no layer makes any.
     """
-    rules = [p for p in spec.prune if p.structure == "channel"]
-    if rules and not analysis.classes:
+    if not analysis.classes and any(p.structure == "channel" for p in spec.prune):
         raise UnsupportedError(
             "no layer of this model makes float channels (quantized already?): nothing to prune; "
             "`onnxadmm inspect` lists operators without a rule; start from the float model"
         )
-    return select(analysis.classes, rules, analysis.layers)
+    return select(analysis.classes, spec.prune, analysis.layers)
 
 
 def channel_pools(model: ir.Model, analysis: Analysis, spec: Spec) -> list[Pool]:
@@ -87,10 +86,9 @@ def channel_pools(model: ir.Model, analysis: Analysis, spec: Spec) -> list[Pool]
     Raises:
         SpecError: An entry asks for more than `min_channels` and `round_to` let go.
     """
-    entries = [(n, p) for n, p in enumerate(spec.prune, start=1) if p.structure == "channel"]
-    held = ruling(analysis.classes, [p for _, p in entries], analysis.layers)
+    held = ruling(analysis.classes, spec.prune, analysis.layers)
     pools: list[Pool] = []
-    for index, (number, rule) in enumerate(entries):
+    for index, rule in enumerate(spec.prune):
         classes = [c for c in analysis.classes if held.get(c.name) == index]
         if rule.scope == "layer" or not classes:
             continue
@@ -103,7 +101,7 @@ def channel_pools(model: ir.Model, analysis: Analysis, spec: Spec) -> list[Pool]
         else:
             prices = [float(c.parameters) for c in classes]
             cost = parameters_left(classes, analysis.probe)
-        pools.append(make_pool(f"prune entry {number}", classes, rule, prices, cost))
+        pools.append(make_pool(f"prune entry {index + 1}", classes, rule, prices, cost))
     return pools
 
 

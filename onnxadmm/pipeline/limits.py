@@ -20,7 +20,7 @@ from onnxadmm.admm import (
     pool_elements,
     pooled,
 )
-from onnxadmm.channels import Pool, matches, patterns
+from onnxadmm.channels import Pool, matches, patterns, weight_macs
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import constant_of
 from onnxadmm.pipeline.analysis import Analysis
@@ -67,7 +67,10 @@ def constraints(
                     )
                 chosen.update(dict.fromkeys(hit, (position, rule)))
         sets += _layer_sets(model, chosen)
-        sets += _pooled_sets({n: c for n, c in chosen.items() if c[1].scope == "global"}, trainable)
+        together = {n: c for n, c in chosen.items() if c[1].scope == "global"}
+        by_macs = any(rule.unit == "macs" for _, rule in together.values())
+        prices = weight_macs(model, analysis.probe) if by_macs else {}
+        sets += _pooled_sets(together, trainable, prices)
     return sets
 
 
@@ -101,14 +104,16 @@ def _layer_sets(model: ir.Model, chosen: Mapping[str, tuple[int, Prune]]) -> lis
 
 
 def _pooled_sets(
-    chosen: Mapping[str, tuple[int, Prune]], trainable: Mapping[str, tuple[int, ...]]
+    chosen: Mapping[str, tuple[int, Prune]],
+    trainable: Mapping[str, tuple[int, ...]],
+    prices: Mapping[str, float],
 ) -> list[Constraint]:
-    """Return one set for each entry over all the weights that it holds."""
+    """Return one set for each entry over all the weights that it holds; `prices` by `weight_macs`."""
     sets: list[Constraint] = []
     for position, rule in dict(chosen.values()).items():
         shapes = {n: trainable[n] for n, c in chosen.items() if c[0] == position}
         try:
-            sets.append(pool_elements(f"prune entry {position}", shapes, rule))
+            sets.append(pool_elements(f"prune entry {position}", shapes, rule, prices))
         except Unreachable as e:
             raise SpecError(f"prune entry {position}: {e}") from None
     return sets

@@ -45,13 +45,13 @@ class Prune(Section):
     unit: Literal["channels", "parameters", "macs"] | None = Field(
         None,
         description="channels for channel, filter and input_channel, parameters for the others; scope global "
-        "has the choice: parameters (the default there) and macs are those of all layers that hold the channels.",
+        "has the choice: parameters (the default there) and macs are those of all layers that hold the channels or "
+        "weights.",
     )
     scope: Literal["layer", "global"] = Field(
         "layer",
         description="layer: each class, or weight, loses the same share. global, of structure channel or unstructured: "
-        "`amount` is one budget for all that match; channels of the highest score a `unit` stay, or the largest of all "
-        "weights.",
+        "`amount` is one budget for all that match; channels, or weights, of the highest score a `unit` stay.",
     )
     round_to: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
@@ -91,7 +91,7 @@ class Prune(Section):
                 raise ValueError(
                     f"scope: global does not go with structure: {self.structure}; use channel or unstructured"
                 )
-            if self.structure == "channel":
+            if self.structure == "channel" or self.unit == "macs":
                 return self
         by_channel = self.structure in ("channel", "filter", "input_channel")
         wanted = "channels" if by_channel else "parameters"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from graphs import Builder
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cutting import classes_of
 
-from onnxadmm.channels import kept_count, select
+from onnxadmm.channels import ChannelClass, Slice, kept_count, select
 from onnxadmm.errors import SpecError
 from onnxadmm.spec import Prune
 
@@ -56,7 +57,7 @@ def test_the_last_entry_that_matches_a_class_holds_with_all_of_its_keys(network)
         [
             rule(0.5),
             rule(0.5, layers=first.layers[0], round_to=1),
-            rule(0.9, layers="second.*", min_channels=13, round_to=1),
+            rule(0.65, layers="second.*", min_channels=13, round_to=1),
         ],
         {second.layers[0]: ["second.weight"]},
     )
@@ -84,3 +85,36 @@ def test_a_second_class_of_one_layer_has_a_name_to_choose_it_by():
 def test_a_glob_that_matches_nothing_names_what_is_near(network):
     with pytest.raises(SpecError, match="did you mean"):
         select(network, [rule(0.5, layers=network[0].name + "x")], {})
+
+
+@pytest.mark.parametrize(
+    ("amount", "more", "said"),
+    [
+        (0.9, {}, r"prune entry 2: .* the default round_to of 8 keeps 8; at most 0\.777777 can go"),
+        (0.95, {"round_to": 6}, r"round_to 6 keeps 6; at most 0\.833333 can go"),
+        (0.9, {"round_to": 1, "min_channels": 9}, r"min_channels 9 keeps 9; at most 0\.75 can go"),
+        (0.99, {"round_to": 1}, r"leaves 0\.36 of the 36 .*; at most 0\.944444 can go"),
+    ],
+)
+def test_an_amount_that_a_class_cannot_lose_is_refused_with_its_bound(network, amount, more, said):
+    weights = {c.layers[0]: ["second.weight"] for c in network if c.size == 36}
+    single = Prune(structure="unstructured", amount=0.5)
+    with pytest.raises(SpecError, match=said):
+        select(network, [single, rule(amount, layers="second.*", **more)], weights)
+
+
+@given(size=st.integers(2, 200), amount=st.floats(0, 0.999), step=st.none() | st.integers(1, 40))
+def test_what_is_accepted_is_met_to_half_a_step(size, amount, step):
+    positions = np.arange(size)
+    c = ChannelClass("c", size, ("c",), (Slice("w", 0, positions),), 1, None, positions)
+    wanted = rule(amount, round_to=step)
+    try:
+        kept = select([c], [wanted], {}).get("c", size)
+    except SpecError as e:
+        bound = float(str(e).split("at most ")[1].split()[0])
+        assert amount > bound
+        assert select([c], [rule(bound, round_to=step)], {}).get("c", size) < size
+        return
+    least = min(size, max(step or (8 if size >= 32 else 1), wanted.min_channels))
+    if least < size:
+        assert abs(kept - size * (1 - amount)) <= (step or (8 if size >= 32 else 1)) / 2 + 1e-6

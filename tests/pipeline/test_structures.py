@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 import onnxadmm
+from onnxadmm.channels import weight_macs
 from onnxadmm.errors import SpecError
-from onnxadmm.graph import model_bytes
+from onnxadmm.graph import load_model, model_bytes, probe
 
 UNTIMED = "benchmark.providers=[]"
 
@@ -111,6 +112,30 @@ def test_one_rate_over_the_weights_of_all_layers_is_met_exactly(workplace, epoch
         whole = {i.name: onnx.numpy_helper.to_array(i) for i in before.graph.initializer}
         names = [n.input[1] for n in proto.graph.node if n.name in layers]
         assert sum(int((np.abs(whole[n]) >= least).sum()) for n in names) == round(0.5 * size)
+
+
+@pytest.mark.parametrize("epochs", [0, 1], ids=["one shot", "ADMM"])
+def test_one_rate_in_macs_over_single_weights_is_met(workplace, epochs):
+    result = compressed(
+        workplace,
+        "{structure: unstructured, scope: global, unit: macs, amount: 0.5}",
+        f"schedule.epochs={epochs}",
+        "schedule.retrain=0",
+    )
+    before = load_model(workplace / "model.onnx")
+    price = weight_macs(before, probe(before))
+    whole = left = 0.0
+    sizes = {n: v.const_value.size for n, v in before.graph.initializers.items()}
+    proto = onnx.load_from_string(model_bytes(result.pruned))
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    shares = set()
+    for name, each in price.items():
+        whole += each * sizes[name]
+        left += each * np.count_nonzero(held[name])
+        shares.add(round(np.count_nonzero(held[name]) / held[name].size, 2))
+    assert 0.5 * whole - max(price.values()) < left <= 0.5 * whole
+    assert len(shares) > 1
+    assert len(set(price.values())) > 1
 
 
 def test_a_rate_over_all_layers_that_leaves_nothing_is_refused_before_training(workplace):

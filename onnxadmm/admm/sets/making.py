@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from onnxadmm.admm.constraints import Constraint, PooledElements, Unstructured
+from onnxadmm.admm.priced import PricedElements
 from onnxadmm.admm.sets._base import Groups, Layout
 from onnxadmm.admm.sets.blocks import Blocks
 from onnxadmm.admm.sets.columns import Columns
@@ -52,17 +53,33 @@ def make_layer_set(tensor: str, weight: Tensor, layout: Layout, rule: Prune) -> 
     return LAYER_STRUCTURES[rule.structure](Subject(tensor, weight, layout), rule)
 
 
-def pool_elements(name: str, shapes: Mapping[str, Sequence[int]], rule: Prune) -> PooledElements:
+def pool_elements(
+    name: str, shapes: Mapping[str, Sequence[int]], rule: Prune, prices: Mapping[str, float]
+) -> PooledElements | PricedElements:
     """Return the set that an unstructured entry of scope `global` means for the weights that it holds.
 
     Args:
         name: Of the set.
         shapes: Weight name -> shape.
         rule: The entry.
+        prices: Weight name -> multiply-accumulates of one of its elements, for `unit: macs`.
 
     Raises:
         Unreachable: Nothing of them would be left.
     """
+    if rule.unit == "macs":
+        each = tuple(prices.get(n, 0.0) for n in shapes)
+        whole = sum(p * math.prod(s) for p, s in zip(each, shapes.values(), strict=True))
+        allowed, least = whole * (1 - rule.amount), min((p for p in each if p), default=0.0)
+        if not whole:
+            raise Unreachable("none of the weights that it names has multiply-accumulates")
+        if allowed < least:
+            bound = math.floor(1e6 * (1 - least / whole)) / 1e6
+            raise Unreachable(
+                f"amount {rule.amount:g} leaves {allowed:.3g} of {whole:.0f} multiply-accumulates, and the cheapest weight "
+                f"has {least:.0f}; at most {bound:g} can go"
+            )
+        return PricedElements(name, tuple(shapes), each, whole, allowed)
     size = sum(math.prod(shape) for shape in shapes.values())
     return PooledElements(name, tuple(shapes), size, _kept(size, rule, "weights"))
 
