@@ -40,7 +40,8 @@ class QuantizedWeight(Constraint):
         """Return the closest weight on levels; see `project_levels`."""
         weight = weights[self.tensor]
         quantized, scales = self._closest(weight)
-        return {self.tensor: (quantized * scales).to(weight)}
+        # Levels times scales, rounded once, as `Grid.nearest` has it.
+        return {self.tensor: (quantized.float() * scales.float()).to(weight)}
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the support: levels zero no weight for good; see `Constraint.masks`."""
@@ -60,7 +61,7 @@ class QuantizedWeight(Constraint):
         return self
 
     def _closest(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return levels in the weight's shape and scales that broadcast to it, float64 on the CPU."""
+        """Return levels in the weight's shape and scales that broadcast to it, on the CPU."""
         moved = self._rows(weight.detach().cpu().numpy())
         support = None if self.support is None else self._rows(self.support.cpu().numpy())
         quantized, scales = project_levels(

@@ -10,6 +10,10 @@ stops at local optima.)
 Two bounds leave most events out and lose nothing. What lies beyond the last level costs at least its distance, so
 scales at which that alone is worse than a known member are too small. And on a uniform grid of which less than
 half is used, all levels can be multiplied: the same weights lie on a scale half as large.
+
+The pass takes a dozen nanoseconds an event, which for 8 bits is over a microsecond a weight. Where there are more
+than `MOST_EVENTS` on a uniform grid, and rows are long, scales are searched for instead (`onnxadmm.quantize.scales`): what is left is
+then a few percent above the least at 8 bits, and next to nothing above it at fewer; of ternary weights it is the least.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxadmm.quantize.scales import search_scales
 from onnxadmm.spec import WeightQuantization
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +34,10 @@ BINARY: Levels = (1.0,)
 TERNARY: Levels = (0.0, 1.0)
 
 LARGEST_INT8 = 127
+MOST_EVENTS = 1 << 17
+"""Of a weight, on a uniform grid: with more, its scales are searched for."""
+SHORT = 100
+"""Rows of fewer weights, as depthwise convolutions have, are always passed over whole: a search may miss much there."""
 BATCH_EVENTS = 1 << 21
 """Events that are sorted at once, at about 60 bytes each."""
 STARTS = (1.0, 0.8, 0.6, 0.4)
@@ -72,7 +81,7 @@ def level_table(weights: WeightQuantization) -> Levels:
 def project_levels(
     rows: Array, levels: Levels, support: Array | None = None
 ) -> tuple[Array, Array]:
-    """Return the closest α · q of each row, q from ±levels, α >= 0.
+    """Return the closest α · q of each row, q from ±levels, α >= 0; next to the closest of very many weights.
 
     Where no level is 0, a zero counts as positive; a row of zeros gets scale 0. Of scales that are equally close
     the largest is taken, on uniform grids the largest at which more than half of the levels are in use.
@@ -83,7 +92,8 @@ def project_levels(
         support: Mask [R, C] of what may be nonzero; q is 0 outside of it.
 
     Returns:
-        q [R, C] and α [R], in float64. Memory: a few times the rows, and 60 bytes an event of a batch.
+        q [R, C], in float64 or float32, which holds every level; and α [R], in float64. Memory: a few times the
+        rows, and 60 bytes an event of a batch.
 
     Raises:
         ValueError: A weight isn't finite, or levels that aren't ascending from 0 or above.
@@ -91,6 +101,11 @@ def project_levels(
     table = np.array(levels, np.float64)
     if not levels or levels[0] < 0 or levels[-1] == 0 or bool((np.diff(table) <= 0).any()):
         raise ValueError(f"levels {levels} are not ascending from 0 or above")
+    if _is_uniform(table) and len(table) > 1:
+        open_to = rows.size if support is None else int(np.count_nonzero(support))
+        if rows.shape[1] >= SHORT and open_to * (len(table) - 1) > MOST_EVENTS:
+            left = rows if support is None else np.where(support, rows, np.zeros_like(rows))
+            return search_scales(left, len(table) - 1)
     x = np.asarray(rows, np.float64)
     if not np.isfinite(x).all():
         raise ValueError("a weight is not finite")
@@ -120,7 +135,7 @@ def _project_row(x: Array, table: Array) -> tuple[Array, float]:
     middles = (table[1:] + table[:-1]) / 2
     if not len(middles):
         return np.full(len(x), table[0]), float(x.mean() / table[0])
-    uniform = bool((table == np.arange(len(table))).all())
+    uniform = _is_uniform(table)
     low, high = _bounds(x, table, middles, uniform=uniform)
     squares = np.diff(np.square(table))
     steps = np.diff(table)
@@ -145,6 +160,10 @@ def _project_row(x: Array, table: Array) -> tuple[Array, float]:
             chosen = table[_rank(x / ((at[best] + after) / 2), middles, uniform=uniform)]
         rank = until
     return chosen, float(x @ chosen / (chosen @ chosen))
+
+
+def _is_uniform(table: Array) -> bool:
+    return bool((table == np.arange(len(table))).all())
 
 
 _LEVEL_BITS = np.uint64(127)

@@ -97,6 +97,39 @@ def test_a_range_of_scales_in_pieces_gives_the_same(events, monkeypatch):
         assert np.array_equal(scale, scale_of_pieces)
 
 
+def errors(x, found):
+    quantized, scales = found
+    return np.square(x - scales[:, None] * quantized).sum(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.sampled_from([100, 130, 700]),
+    heavy=st.booleans(),
+    bits=st.integers(2, 8),
+)
+def test_scales_that_are_searched_for_leave_little_more_than_the_least(seed, width, heavy, bits):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(3, (6, width)) if heavy else rng.standard_normal((6, width))
+    x[rng.random(x.shape) < 0.2] = 0
+    x *= 10.0 ** rng.integers(-20, 20, (6, 1))
+    exact = project_levels(x, uniform_levels(bits))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(levels, "MOST_EVENTS", 0)
+        found = project_levels(x.astype(np.float32), uniform_levels(bits), x != 0)
+        again = project_levels((found[0] * found[1][:, None]), uniform_levels(bits))
+    more = errors(x, found) / errors(x, exact)
+    assert more.max() <= {2: 1.0, 8: 1.4}.get(bits, 1.2) + 1e-5
+    assert more.mean() <= 1.1
+    assert (found[0][x == 0] == 0).all()
+    assert (found[0] * x >= 0).all()
+    assert np.abs(found[0]).max(initial=0) <= uniform_levels(bits)[-1]
+    assert np.allclose(
+        again[0] * again[1][:, None], found[0] * found[1][:, None], rtol=1e-6, atol=0
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(row=st.lists(NUMBERS, min_size=1, max_size=20))
 def test_binary_is_the_sign_times_the_mean_magnitude(row):
@@ -116,9 +149,11 @@ def test_the_projection_scales_with_the_weights(factor, levels):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_refused(bad):
+@pytest.mark.parametrize("width", [2, 200])
+def test_what_is_not_finite_is_refused(bad, width, monkeypatch):
+    monkeypatch.setattr(levels, "MOST_EVENTS", 0)
     with pytest.raises(ValueError, match="not finite"):
-        project_levels(np.array([[bad, 1.0]]), TERNARY)
+        project_levels(np.array([[bad, *[1.0] * width]]), TERNARY)
 
 
 @pytest.mark.parametrize("levels", [(), (0.0,), (1.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
