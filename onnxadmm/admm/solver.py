@@ -10,6 +10,7 @@ ADMM), so every projection stays exact. Source: arXiv 1804.03294, section 3; Boy
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from onnxadmm.admm.constraints import Constraint, joint_masks
 from onnxadmm.admm.penalty import Penalty
+
+_PIECE = 1 << 20
+"""Elements that are summed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +94,19 @@ class Solver:
         sums = [0.0, 0.0, 0.0]
         each: dict[str, Residuals] = {}
         for c, z, u in zip(self.constraints, self.z, self.u, strict=True):
-            new = c.project({n: self.weights[n].detach() + u[n] for n in c.tensors})
+            for n in c.tensors:
+                u[n].add_(self.weights[n])
+            # U holds W + U for as long as it is projected: its sum needs no memory of its own.
+            new = c.project(u)
             parts = [0.0, 0.0, 0.0]
             for n in c.tensors:
                 weight = self.weights[n].detach()
-                gap = weight - new[n]
-                parts[0] += _square(gap)
-                parts[1] += _square(new[n] - z[n])
+                parts[0] += _square(weight, new[n])
+                parts[1] += _square(new[n], z[n])
                 parts[2] += _square(weight)
-                u[n].add_(gap)
+                u[n].sub_(new[n])
                 z[n].copy_(new[n])
+            del new
             each[c.name] = _relative(parts)
             sums = [a + b for a, b in zip(sums, parts, strict=True)]
         total = _relative(sums)
@@ -138,8 +145,16 @@ class Solver:
         return {n: self.weights[n].detach() for n in constraint.tensors}
 
 
-def _square(x: Tensor) -> float:
-    return float(x.double().square().sum())
+def _square(x: Tensor, y: Tensor | None = None) -> float:
+    """Return ||x - y||², in float64 a few rows at a time: whole it would take several times the weight's memory."""
+    if not x.dim():
+        x, y = x[None], None if y is None else y[None]
+    rows = max(1, len(x) * _PIECE // max(1, x.numel()))
+    others = itertools.repeat(None) if y is None else torch.split(y, rows)
+    total = 0.0
+    for a, b in zip(torch.split(x, rows), others, strict=False):
+        total += float((a if b is None else a - b).double().square().sum())
+    return total
 
 
 def _relative(parts: Sequence[float]) -> Residuals:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
 from onnxadmm.errors import ResourceError, one_line
-from onnxadmm.graph.parts import Content, Pieces, model_contents, serialise
+from onnxadmm.graph.parts import Content, model_contents, serialise
 
 TEMPORARY = ".onnxadmm-"
 """What the name of a file begins with that isn't whole yet."""
@@ -36,21 +38,21 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         write_atomic(target.with_name(name), content)
 
 
-def write_atomic(path: str | os.PathLike[str], data: Content) -> None:
+def write_atomic(path: str | os.PathLike[str], data: Content | Iterable[Any]) -> None:
     """Write a file so that at every moment it is absent, the old one or the new one.
 
     A temporary file beside it is written, flushed to the disk and renamed.
 
     Args:
         path: Where to; its folder must exist.
-        data: The content; text is written as UTF-8, weights piece by piece.
+        data: The content; text is written as UTF-8, what isn't bytes piece by piece.
 
     Raises:
         ResourceError: The disk refuses; nothing is left behind.
     """
     target = Path(path)
     content = data.encode() if isinstance(data, str) else data
-    pieces = content if isinstance(content, Pieces) else (content,)
+    pieces: Iterable[Any] = (content,) if isinstance(content, bytes) else content
     temporary: Path | None = None
     try:
         beside = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from onnxadmm.errors import CheckpointError, ResourceError, one_line
 from onnxadmm.graph import write_atomic
+from onnxadmm.training.tensor_files import TensorFile
 
 VERSION = 2
 KEPT = 2
@@ -67,21 +68,19 @@ class CheckpointStore:
         Raises:
             ResourceError: The disk is full or not writable.
         """
-        from safetensors.torch import save
-
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ResourceError(
                 f"checkpoints in {one_line(self.folder, 100)}: {e.strerror}; choose another folder"
             ) from None
-        content = save({n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()})
+        content = TensorFile(checkpoint.tensors)
         stem = f"{checkpoint.step:08d}"
         document = {
             "version": VERSION,
             "identity": self.identity,
             "step": checkpoint.step,
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": content.sha256(),
             "state": checkpoint.state,
         }
         document["digest"] = _digest(document)

@@ -31,9 +31,9 @@ class Demand:
         gradients: One for each parameter.
         optimizer: Its state, and the weights' running average.
         admm: Z and U.
-        retreat: The copy of the state at the start of the epoch.
         activations: What a step keeps for its backward pass, or an evaluation needs at once.
         teacher: Its kept answers.
+        retreat: The copy of the state at the start of the epoch, on the disk.
         checkpoints: All that are on the disk at once.
     """
 
@@ -41,16 +41,21 @@ class Demand:
     gradients: int
     optimizer: int
     admm: int
-    retreat: int
     activations: int
     teacher: int
+    retreat: int
     checkpoints: int
 
     @property
     def memory(self) -> int:
         """All that is in memory at once, in bytes."""
-        kept = self.weights + self.gradients + self.optimizer + self.admm + self.retreat
+        kept = self.weights + self.gradients + self.optimizer + self.admm
         return kept + self.activations + self.teacher
+
+    @property
+    def disk(self) -> int:
+        """All that is on the disk at once, in bytes."""
+        return self.checkpoints + self.retreat
 
 
 def estimate(
@@ -107,9 +112,9 @@ def estimate(
         gradients=weights,
         optimizer=optimizer + average,
         admm=admm,
-        retreat=state,
         activations=math.ceil(step),
         teacher=answers,
+        retreat=state,
         checkpoints=(KEPT + 1) * kept_by_stage,
     )
 
@@ -133,9 +138,9 @@ def require(demand: Demand, *, memory_bytes: int, disk_bytes: int | None, where:
             f"and ADMM, {_text(demand.activations)} for a batch), {_text(memory_bytes)} is free; "
             "lower data.batch_size, or use a machine with more"
         )
-    if disk_bytes is not None and demand.checkpoints + _LEAST_DISK > disk_bytes:
+    if disk_bytes is not None and demand.disk + _LEAST_DISK > disk_bytes:
         raise ResourceError(
-            f"checkpoints need about {_text(demand.checkpoints + _LEAST_DISK)} of disk space, "
+            f"checkpoints need about {_text(demand.disk + _LEAST_DISK)} of disk space, "
             f"{_text(disk_bytes)} is free in the output folder; free space, or choose another folder"
         )
 

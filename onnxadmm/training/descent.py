@@ -87,14 +87,17 @@ class Descent:
         with self._holding.on_levels():
             output = module(*tensors)[settings.output]
             loss = settings.goal.loss(output, as_tensor(labels, device), taught)
-            value = float(loss.detach())
+            value = self._over_processes(loss.detach(), len(index))
             divergence.check_loss(value, imported.outputs[settings.output], number)
             self.optimizer.zero_grad(set_to_none=True)
-            self._accelerator.backward(loss)
-        self._clip()
-        if self.solver is not None:
-            self.solver.add_gradients()
-        divergence.check_gradients(imported.binding, number)
+            self._accelerator.backward(self._weighed(loss, len(index)))
+        # Losses of 16-bit floats are scaled up: what is clipped, or added for ADMM, is not.
+        self._accelerator.unscale_gradients(self.optimizer)
+        if not self._overflows():
+            self._clip()
+            if self.solver is not None:
+                self.solver.add_gradients()
+            divergence.check_gradients(imported.binding, number)
         done = self._at.epoch * self.phase.steps_per_epoch + self._at.batch
         self._rate.before_step(done, self._at.retreats)
         self.optimizer.step()
@@ -104,6 +107,17 @@ class Descent:
         if self.average is not None:
             self.average.follow()
         return value
+
+    def _weighed(self, loss: Tensor, samples: int) -> Tensor:
+        """Return this process's part of the loss: gradients are averaged, however many samples each process has."""
+        processes = self._accelerator.num_processes
+        return loss if processes == 1 else loss * (samples * processes / self._settings.batch)
+
+    def _over_processes(self, loss: Tensor, samples: int) -> float:
+        """Return the loss over the whole batch: all processes must find it finite, or none."""
+        if self._accelerator.num_processes == 1:
+            return float(loss)
+        return float(self._accelerator.reduce(self._weighed(loss, samples), reduction="mean"))
 
     def update(self) -> tuple[Residuals, dict[str, Residuals]]:
         """Update Z and U; return the residuals over all constraints, and by constraint.
@@ -158,6 +172,17 @@ class Descent:
             self.solver.restore(state, plain["rho"], plain["updates"])
         if self.average is not None:
             self.average.restore(checkpoint.under("average.", device), plain["averaged"])
+
+    def _overflows(self) -> bool:
+        """Whether a gradient left the range of 16-bit floats: the optimizer passes this step over, and the scale falls.
+
+        At a scale of 1 the loss itself has gradients that are not finite.
+        """
+        scaler = self._accelerator.scaler
+        if scaler is None or scaler.get_scale() <= 1:
+            return False
+        found = [w.grad for w in self._imported.binding.values() if w.grad is not None]
+        return not bool(torch.isfinite(torch.nn.utils.get_total_norm(found)))
 
     def _clip(self) -> None:
         """Shorten the loss's gradient as the spec says; ADMM's penalty has not been added yet."""

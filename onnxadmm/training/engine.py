@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from onnxadmm.training.position import Position
 from onnxadmm.training.rates import RETREAT_FACTOR
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
+from onnxadmm.training.tensor_files import put_on_disk
 
 CHECKPOINT_INTERVAL_S = 15.0
 """A checkpoint is written after the first step that ends so long after the one before."""
@@ -75,10 +76,12 @@ class Trainer:
             store: Where checkpoints go; None keeps none.
             first_epoch: Number of the first epoch in the history.
         """
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
 
         torch.manual_seed(settings.seed)
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        # Of a model of several outputs the loss may read one.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
         self.imported = imported
         self.teacher = teacher
         _put_channels_innermost(imported.binding)
@@ -120,7 +123,9 @@ class Trainer:
             self._restore_weights(checkpoint)
             if "good" in checkpoint.state:
                 good = {n[5:]: t for n, t in checkpoint.tensors.items() if n.startswith("good.")}
-                self._good = Checkpoint(checkpoint.step, good, checkpoint.state["good"])
+                self._good = self._put_aside(
+                    Checkpoint(checkpoint.step, good, checkpoint.state["good"])
+                )
             self.progress.note(f"resumed after step {checkpoint.step}")
         with self.stop.deferred():
             for index in range(self.position.phase, len(self.phases)):
@@ -139,7 +144,7 @@ class Trainer:
         descent = self._begin(phase, constraints, checkpoint)
         while at.epoch < phase.epochs and not at.converged:
             if at.batch == 0:
-                self._good = self._capture(descent)
+                self._good = self._put_aside(self._capture(descent))
             try:
                 self._run_epoch(descent)
             except DivergedError as e:
@@ -255,7 +260,8 @@ class Trainer:
         data = self.eval_data
         if data is None:
             return None
-        self.module.eval()
+        # Every process measures all samples: none waits for another's buffers.
+        module = self.imported.module.eval()
         outputs = []
         for start in range(0, len(data), 512):
             inputs, _ = data.batch(slice(start, start + 512))
@@ -263,7 +269,7 @@ class Trainer:
                 torch.from_numpy(inputs[n]).to(self.accelerator.device)
                 for n in self.imported.inputs
             ]
-            outputs.append(self.module(*tensors)[self.output].float().cpu().numpy())
+            outputs.append(module(*tensors)[self.output].float().cpu().numpy())
         output = np.concatenate(outputs)
         original = self.teacher.outputs_for(data, self.imported.inputs) if self.teacher else None
         return self.goal.measure(output, data.labels, original)
@@ -300,7 +306,7 @@ class Trainer:
         if self.store is None or not self.accelerator.is_main_process:
             return
         started = time.monotonic()
-        now = self._capture(descent, copy=False)
+        now = self._capture(descent)
         if self._good is not None:
             # Where a run goes back to belongs to its state: resumed, it must go back to the same.
             now.tensors.update({f"good.{n}": t for n, t in self._good.tensors.items()})
@@ -315,20 +321,25 @@ class Trainer:
         passed = time.monotonic() - self._saved_at
         return self._cost_s > CHEAP_S and passed < self._cost_s / CHECKPOINT_SHARE
 
-    def _capture(self, descent: Descent | None, *, copy: bool = True) -> Checkpoint:
-        """Return the state of the run; `copy` detaches it from what training changes in place."""
+    def _put_aside(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a copy that training doesn't change, on the disk: in memory it would be all weights and duals again."""
+        folder = None if self.store is None else self.store.folder
+        return replace(checkpoint, tensors=put_on_disk(checkpoint.tensors, folder))
+
+    def _capture(self, descent: Descent | None) -> Checkpoint:
+        """Return the state of the run; training goes on to change its tensors in place."""
         tensors: dict[str, Tensor] = {f"weight.{n}": w for n, w in self.imported.state.items()}
         tensors.update(self.holding.tensors())
         state: dict[str, Any] = {
             "position": asdict(self.position),
             "history": [asdict(r) for r in self.history],
         }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         if descent is not None:
             held, plain = descent.pack()
             tensors.update(held)
             state.update(plain)
-        if copy:
-            tensors = {n: t.detach().clone() for n, t in tensors.items()}
         return Checkpoint(self.position.step, tensors, state)
 
     @torch.no_grad()
@@ -338,6 +349,8 @@ class Trainer:
         self.holding.restore(checkpoint)
         self.position = Position(**checkpoint.state["position"])
         self.history = [EpochRecord(**r) for r in checkpoint.state["history"]]
+        if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
+            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
 
 
 def _put_channels_innermost(weights: Mapping[str, torch.nn.Parameter]) -> None:

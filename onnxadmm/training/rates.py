@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,10 @@ class LearningRate:
             return
         assert self._scheduler is not None
         if self._since % self._unit == 0 and self._since < self._length:
-            self._scheduler.step()
+            with warnings.catch_warnings():
+                # torch takes a first step that a scaled loss made the optimizer pass over for one in the wrong order.
+                warnings.filterwarnings("ignore", message=".*`optimizer.step")
+                self._scheduler.step()
 
     def after_update(self) -> None:
         """Start afresh, where each W-step does: Z and U were updated."""

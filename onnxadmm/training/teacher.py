@@ -45,7 +45,9 @@ class Teacher:
     ) -> Teacher | None:
         """Return a teacher where the loss or the metric asks for one, on the device that trains."""
         if device is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            from accelerate import PartialState
+
+            device = PartialState(cpu=not torch.cuda.is_available()).device
         return cls(module, output, device) if goal.asks_original else None
 
     def prepare(self, data: Dataset, names: Sequence[str]) -> None:

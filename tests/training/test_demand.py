@@ -65,23 +65,23 @@ DEMAND = Demand(
     gradients=1 << 30,
     optimizer=2 << 30,
     admm=3 << 30,
-    retreat=5 << 30,
     activations=7 << 30,
     teacher=0,
-    checkpoints=4 << 30,
+    retreat=3 << 30,
+    checkpoints=1 << 30,
 )
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers():
     with pytest.raises(
-        ResourceError, match=r"19\.0 GiB of memory .*7\.0 GiB.* 18\.0 GiB is free"
+        ResourceError, match=r"14\.0 GiB of memory .*7\.0 GiB.* 13\.0 GiB is free"
     ) as e:
-        require(DEMAND, memory_bytes=18 << 30, disk_bytes=None, where="memory")
+        require(DEMAND, memory_bytes=13 << 30, disk_bytes=None, where="memory")
     assert e.value.exit_code == 4
     with pytest.raises(ResourceError, match=r"4\.0 GiB of disk space, 3\.0 GiB is free"):
-        require(DEMAND, memory_bytes=20 << 30, disk_bytes=3 << 30, where="memory")
+        require(DEMAND, memory_bytes=15 << 30, disk_bytes=3 << 30, where="memory")
 
 
 def test_what_fits_passes():
-    require(DEMAND, memory_bytes=19 << 30, disk_bytes=5 << 30, where="memory")
-    require(DEMAND, memory_bytes=19 << 30, disk_bytes=None, where="memory")
+    require(DEMAND, memory_bytes=14 << 30, disk_bytes=5 << 30, where="memory")
+    require(DEMAND, memory_bytes=14 << 30, disk_bytes=None, where="memory")
