@@ -8,7 +8,7 @@ safe: a label that reaches something without a rule becomes fixed, and keeps the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class Labelling:
         dtypes: Value name -> element type as numpy names it.
         shuffles: Name of a value -> the shuffle that it is the result of; labels pass it one by one.
         loose: Value name -> axes that carry labels and whose length depends on the inputs all the same.
+        settled: Value name -> axes that no input changes the length of, as shape inference tells.
         uses: Name of a node's first output -> name of a value that it reads -> labels that hold for this
             reader alone, for values that are the same all over some axes.
     """
@@ -52,6 +53,7 @@ class Labelling:
     dtypes: dict[str, str] = field(default_factory=dict)
     shuffles: dict[str, Shuffle] = field(default_factory=dict)
     loose: dict[str, set[int]] = field(default_factory=dict)
+    settled: Mapping[str, Collection[int]] = field(default_factory=dict)
     uses: dict[str, dict[str, list[Labels]]] = field(default_factory=dict)
 
 
@@ -117,8 +119,11 @@ class _Scope:
         return self._used(value) if name in self._alike else self._axes[name]
 
     def settled(self, value: ir.Value, axis: int) -> bool:
+        name = value.name or ""
         # A labelled axis is as long as a weight's, unless it was merged with others.
-        return is_settled(self.axes(value)[axis], axis, self._loose.get(value.name or "", ()))
+        return axis in self._probe.settled.get(name, ()) or is_settled(
+            self.axes(value)[axis], axis, self._loose.get(name, ())
+        )
 
     def alike(self, size: int) -> Labels:
         if size < 2:  # noqa: PLR2004
@@ -326,6 +331,7 @@ class _Scope:
             dtypes=self._probe.dtypes,
             shuffles=self._shuffles,
             loose=self._loose,
+            settled=self._probe.settled,
             uses={
                 node: {name: [roots[a] for a in axes] for name, axes in used.items()}
                 for node, used in self._uses.items()

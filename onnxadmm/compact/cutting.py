@@ -112,7 +112,7 @@ class Surgery:
         self._model = model
         self._axes = dict(labelling.axes)
         self._uses = labelling.uses
-        self._loose = labelling.loose
+        self._loose, self._settled = labelling.loose, labelling.settled
         self._used: Mapping[str, list[Array]] = {}
         self._shapes = shapes
         self._replaced: list[ir.Value] = []
@@ -160,10 +160,11 @@ class Surgery:
         return self._known(value) or []
 
     def settled(self, value: ir.Value, axis: int) -> bool:
-        """Return whether the axis carries labels alone and had the same length in every run."""
-        labels = self.labels(value)
-        loose = self._loose.get(value.name or "", ())
-        return bool(labels) and is_settled(labels[axis], axis, loose)
+        """Return whether the axis had the same length in every run."""
+        labels, name = self.labels(value), value.name or ""
+        if axis in self._settled.get(name, ()):
+            return True
+        return bool(labels) and is_settled(labels[axis], axis, self._loose.get(name, ()))
 
     def _known(self, value: ir.Value) -> list[Array] | None:
         name = value.name or ""

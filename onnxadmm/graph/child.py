@@ -119,6 +119,7 @@ def probe(payload: bytes) -> bytes:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # noqa: BLE001  (the bindings raise a dozen unrelated types)
         return pack({"error": str(e)[:4000], "stage": "load"})
+    settled = _settled_axes(session)
     errors: list[str] = []
     for number, attempt in enumerate(header["attempts"]):
         arrays = {
@@ -139,7 +140,8 @@ def probe(payload: bytes) -> bytes:
                 }
                 values = session.run_with_ort_values(header["fetch"], feed)
                 found = [_seen_value(v) for v in values]
-            return _describe(header["fetch"], found, number, time.monotonic() - start)
+            seconds = time.monotonic() - start
+            return _describe(header["fetch"], found, number, settled, seconds)
         except Exception as e:  # noqa: BLE001  (as above)
             errors.append(str(e)[:2000])
             if is_memory(errors[-1]):
@@ -181,7 +183,19 @@ def _is_constant(name: str, shape: Sequence[int]) -> bool:
     return ("int" in name or name == "bool") and _elements(shape) <= MAX_CONSTANT_ELEMENTS
 
 
-def _describe(names: list[str], found: Sequence[Seen], attempt: int, seconds: float) -> bytes:
+def _settled_axes(session: Any) -> dict[str, dict[int, int]]:
+    """Return the lengths that shape inference finds without any input: name -> axis -> length."""
+    found = {o.name: enumerate(o.shape or ()) for o in session.get_outputs()}
+    return {name: {a: n for a, n in axes if isinstance(n, int)} for name, axes in found.items()}
+
+
+def _describe(
+    names: list[str],
+    found: Sequence[Seen],
+    attempt: int,
+    settled: dict[str, dict[int, int]],
+    seconds: float,
+) -> bytes:
     shapes, types, constants = {}, {}, {}
     blobs: list[bytes] = []
     total = 0
@@ -193,7 +207,7 @@ def _describe(names: list[str], found: Sequence[Seen], attempt: int, seconds: fl
             total += array.nbytes
             constants[name] = len(blobs)
             blobs.append(array.tobytes())
-    header = {"shapes": shapes, "types": types, "constants": constants}
+    header = {"shapes": shapes, "types": types, "constants": constants, "settled": settled}
     return pack({"error": "", "attempt": attempt, "seconds": seconds, **header}, blobs)
 
 

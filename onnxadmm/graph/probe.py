@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Probe:
             Constant outputs and computed ones. What depends on the inputs' values or sizes is among
             them, as it was in this run.
         inputs: The arrays that were fed.
+        settled: Name -> axes that are as long in every run: those of initializers, those that an input declares
+            with a number, and those of node outputs whose length ONNX Runtime's shape inference finds.
         seconds: What the run took.
     """
 
@@ -49,6 +51,7 @@ class Probe:
     dtypes: dict[str, str]
     constants: dict[str, np.ndarray]
     inputs: dict[str, np.ndarray]
+    settled: dict[str, frozenset[int]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -222,7 +225,34 @@ def _assemble(
     for name, array in inputs.items():
         shapes[name] = array.shape
         dtypes[name] = array.dtype.name
-    return Probe(shapes, dtypes, constants, inputs, float(answer["seconds"]))
+    settled = _settled(model, answer["settled"], shapes)
+    return Probe(shapes, dtypes, constants, inputs, settled, float(answer["seconds"]))
+
+
+def _settled(
+    model: ir.Model,
+    inferred: Mapping[str, Mapping[str, int]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, frozenset[int]]:
+    """Return which axes are of one length: what was inferred and what the run showed must agree."""
+    told: dict[str, Mapping[int, int]] = {
+        name: {int(axis): length for axis, length in axes.items()}
+        for name, axes in inferred.items()
+    }
+    # A graph output is what it declares to be, right or wrong.
+    for value in model.graph.outputs:
+        told.pop(value.name or "", None)
+    for value in real_inputs(model):
+        told[value.name or ""] = {
+            a: d for a, d in enumerate(value.shape or ()) if isinstance(d, int)
+        }
+    for name in model.graph.initializers:
+        told[name] = dict(enumerate(shapes.get(name, ())))
+    return {
+        name: frozenset(a for a, n in axes.items() if shapes[name][a : a + 1] == (n,))
+        for name, axes in told.items()
+        if name in shapes
+    }
 
 
 def _check_outputs(model: ir.Model, result: Probe, batch: int) -> None:

@@ -44,7 +44,7 @@ class LabelScope(Protocol):
         """Return the labels of each axis of the value, axis by axis."""
 
     def settled(self, value: ir.Value, axis: int) -> bool:
-        """Return whether the axis carries labels alone and has the same length in every run."""
+        """Return whether the axis has the same length in every run, be it one that carries labels alone."""
 
     def alike(self, size: int) -> Labels:
         """Return labels for an axis along which a value is the same all over, and of this length in every run.
@@ -124,7 +124,7 @@ class CutScope(Protocol):
         """Return a mask over the axis before the cut: whether each index stays."""
 
     def settled(self, value: ir.Value, axis: int) -> bool:
-        """Return whether the axis carries labels alone and had the same length in every run."""
+        """Return whether the axis had the same length in every run, be it one that carries labels alone."""
 
     def labels(self, value: ir.Value) -> list[Labels]:
         """Return the labels of each axis before the cut; none where nothing is known of the value."""

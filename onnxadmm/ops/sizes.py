@@ -6,6 +6,7 @@ backwards tells what a computed shape will be after channels went.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -227,7 +228,19 @@ class Reader:
             result += part
         return result
 
+    def _multiplied(self, node: ir.Node) -> list[Entry] | None:
+        x = self._operand(node, 0)
+        # Of one axis all there is to choose is whether it is reduced; an empty list of axes may say no.
+        if x is None or integer(node, "noop_with_empty_axes", 0):
+            return None
+        result: Entry = 1
+        for entry in x:
+            result = _combine("Mul", result, entry)
+        return [result]
+
     def _combined(self, node: ir.Node) -> list[Entry] | None:
+        if len(node.inputs) != 2 or integer(node, "fmod", 0):  # noqa: PLR2004  (Max and Min take any number)
+            return None
         a, b = (self._operand(node, k) for k in (0, 1))
         if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
             return None
@@ -277,8 +290,9 @@ def _combine(op_type: str, x: Entry, y: Entry) -> Entry:
         if op_type == "Div":
             # The standard leaves the sign of a rounded quotient open; sizes have none.
             return x // y if y > 0 and x >= 0 else Unknown()
-        results = {"Add": x + y, "Sub": x - y, "Mul": x * y, "Equal": int(x == y)}
-        return results[op_type]
+        if op_type == "Mod":
+            return x % y if y > 0 and x >= 0 else Unknown()
+        return int(_WHOLE_NUMBERS[op_type](x, y))
     if op_type in ("Mul", "Div") and y == 1:
         return x
     if op_type == "Mul" and x == 1:
@@ -289,6 +303,19 @@ def _combine(op_type: str, x: Entry, y: Entry) -> Entry:
     return _unknown(x, y)
 
 
+_WHOLE_NUMBERS: dict[str, Callable[[int, int], int]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Max": max,
+    "Min": min,
+    "Equal": operator.eq,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
+}
+
 RULES: dict[str, Callable[[Reader, ir.Node], list[Entry] | None]] = {
     "Shape": Reader._shape,  # noqa: SLF001  (the table of the class's own rules)
     "Gather": Reader._picked,  # noqa: SLF001
@@ -297,7 +324,8 @@ RULES: dict[str, Callable[[Reader, ir.Node], list[Entry] | None]] = {
     "Where": Reader._chosen,  # noqa: SLF001
     "ConstantOfShape": Reader._filled,  # noqa: SLF001
     **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), Reader._same),  # noqa: SLF001
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal"), Reader._combined),  # noqa: SLF001
+    "ReduceProd": Reader._multiplied,  # noqa: SLF001
+    **dict.fromkeys((*_WHOLE_NUMBERS, "Div", "Mod"), Reader._combined),  # noqa: SLF001
 }
 
 

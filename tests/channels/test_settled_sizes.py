@@ -51,3 +51,26 @@ def test_a_batch_that_is_merged_into_channels_is_no_number():
     _, classes = classes_of(b.model())[1:]
     cut_half(b.model())
     assert not classes["conv3"].fixed
+
+
+@pytest.mark.parametrize("how", ["Mul", "ReduceProd", "Mod"])
+def test_an_axis_without_channels_that_no_input_changes_is_a_number_too(how):
+    """Directions of an LSTM, positions of an image: what merges with the channels is known."""
+    b = Builder(0, 3, 4)
+    made = b.node("MatMul", b.tokens(), b.weight(3, 8))
+    shape = b.node("Shape", made)
+    batch, last = b.constant([0]), b.constant([3])
+    if how == "Mod":  # torch's bounds of the axes before and behind one that it splits
+        last = b.node("Reshape", b.node("Mod", b.constant(13), b.constant(5)), b.constant([-1]))
+    if how == "ReduceProd":
+        rest = b.node("ReduceProd", b.node("Slice", shape, b.constant([1]), last), keepdims=1)
+    else:
+        positions = b.node("Slice", shape, b.constant([1]), b.constant([2]))
+        rest = b.node("Mul", positions, b.node("Slice", shape, b.constant([2]), last))
+    lead = b.node("Slice", shape, batch, b.constant([1]))
+    flat = b.node("Reshape", made, b.node("Concat", lead, rest, axis=0))
+    b.value = b.node("MatMul", flat, b.weight(16 * 8, 5))
+    b.channels, b.size = 5, 1
+    b.head("flatten")
+    classes, _ = cut_half(b.model())
+    assert sorted(c.size for c in classes.values() if not c.fixed) == [5, 7, 8]
