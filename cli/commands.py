@@ -47,7 +47,7 @@ def main() -> None:
     is_flag=True,
     help="Let functions run that the spec names, from Python files in its folder.",
 )
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but warnings and the result.")
 def compress(  # noqa: PLR0917  (click hands options over by name)
     model: Path,
     spec: Path,
@@ -141,7 +141,7 @@ def inspect(
 )
 @click.option("--output", "-o", type=FILE, help="Folder for benchmark.json, .html, .md and .xml.")
 @click.option("--json", "as_json", is_flag=True, help="Print benchmark.json instead of tables.")
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but warnings and the result.")
 def benchmark(  # noqa: PLR0917  (click hands options over by name)
     models: tuple[Path, ...],
     spec: Path | None,

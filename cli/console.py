@@ -39,15 +39,16 @@ class Console:
     """A listener (`onnxadmm.progress.Progress`) that prints to stderr; results go to stdout."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Choose the form: quiet, a bar where stderr is a terminal, lines elsewhere."""
-        self._err = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        """Choose the form: quiet but for warnings, a bar where stderr is a terminal, lines elsewhere."""
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last = 0.0
         self._stage = ""
 
     def __enter__(self) -> Self:
-        if self._err.is_terminal and not self._err.quiet:
+        if self._err.is_terminal and not self._quiet:
             self._bar = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -90,8 +91,8 @@ class Console:
         self._line(f"[{self._stage}] {one_line(text, 240)}")
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
-        self._line(f"warning: {one_line(text, 260)}")
+        """Print a warning, also when quiet: it tells of something lost, or that won't be gained."""
+        self._print(f"warning: {one_line(text, 260)}")
 
     def result(self, report: Report, folder: Path) -> None:
         """Print the table of the result, what failed, and where the files are; to stdout."""
@@ -111,6 +112,10 @@ class Console:
         )
 
     def _line(self, text: str) -> None:
+        if not self._quiet:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
         self._last = time.monotonic()
         # Plain text: names in it are a stranger's, and rich would read [brackets] as markup.
         self._err.print(text, markup=False)

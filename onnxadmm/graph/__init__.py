@@ -1,6 +1,7 @@
 """The graph: loading it safely, probing it, walking it, writing it. Knows no torch."""
 
 from onnxadmm.graph.calls import Calls, inline_functions, restore_calls
+from onnxadmm.graph.containment import open_plain
 from onnxadmm.graph.distance import IMPORT_TOLERANCE, compare_outputs, distance
 from onnxadmm.graph.inputs import attempts, pin_dims, random_inputs, real_inputs
 from onnxadmm.graph.loading import load_model
@@ -51,6 +52,7 @@ __all__ = [
     "name_nodes",
     "narrow",
     "node_label",
+    "open_plain",
     "pin_dims",
     "probe",
     "random_inputs",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 
 # O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -54,6 +56,22 @@ def open_contained(root: Path, location: str, folder: str) -> tuple[int, os.stat
         os.close(descriptor)
         raise RefusedError("changed while it was opened")
     return descriptor, after
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a regular file for reading by its path; never waits at a FIFO, wakes no device.
+
+    Raises:
+        OSError: It can't be opened, or is something else, a symlink too.
+    """
+    # stat first: opening a device can already have effects.
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    descriptor = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def kind(mode: int) -> str:

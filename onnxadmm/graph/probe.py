@@ -28,6 +28,8 @@ TIMEOUT_S = 30.0
 # Inputs of all attempts cross a pipe together.
 MAX_INPUT_BYTES = 512 << 20
 _STAGED = "model.onnx"
+MAX_RANK = 64
+"""Of an array of numpy's, and of what torch computes with."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,12 @@ def _assemble(
     inputs: dict[str, np.ndarray],
 ) -> Probe:
     shapes = {name: tuple(shape) for name, shape in answer["shapes"].items()}
+    for name, shape in shapes.items():
+        if len(shape) > MAX_RANK:
+            raise UnsupportedError(
+                f"value {one_line(name, 60)!r} has {len(shape)} axes, {MAX_RANK} are the limit of what can be handled; "
+                "export it with fewer"
+            )
     dtypes = dict(answer["types"])
     constants = {
         name: np.frombuffer(blobs[index], dtype=dtypes[name]).reshape(shapes[name])

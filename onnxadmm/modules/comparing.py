@@ -9,6 +9,7 @@ return what ONNX Runtime returns.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from onnxadmm.graph import (
     showing,
     subgraphs,
 )
+from onnxadmm.modules.deadline import BASE_S, limited
 from onnxadmm.modules.importing import Imported
 from onnxadmm.ops.element_types import from_torch, to_torch
 
@@ -98,11 +100,14 @@ class Comparison:
             RuntimeError: ONNX Runtime refuses these inputs.
         """
         expected = run(self._session, self._imported.outputs, feed)
+        started = time.thread_time()
         got = [_array(g) for g in self._computed(feed)]
+        took_s = time.thread_time() - started
         apart = compare_outputs(expected, got, self._units)
         if apart <= IMPORT_TOLERANCE:
             return Parity(apart)
-        error, node = self._by_node(feed)
+        with limited(BASE_S + 2 * took_s):
+            error, node = self._by_node(feed)
         if not error <= IMPORT_TOLERANCE:
             raise VerificationError(
                 f"the imported model differs from ONNX Runtime at {node} by {error:.2g} of its result (allowed "

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from onnxadmm.modules.deadline import require_time
+
 
 class Branches(nn.Module):
     """If: one of two subgraphs. Takes the condition and what the subgraphs read from around them."""
@@ -45,6 +47,7 @@ class Repetition(nn.Module):
         yielded: list[list[Any]] = [[] for _ in self._rows]
         run = 0
         while bool(going) and (limit is None or run < int(limit)):
+            require_time()
             number = torch.tensor(run, dtype=torch.int64, device=device)
             going, *found = self.body(number, going, *state, *captured)
             state = found[: self._carried]
@@ -92,6 +95,7 @@ class Sweep(nn.Module):
         ]
         results: list[list[Any]] = [[] for _ in self._writes]
         for row in zip(*slices, strict=True):
+            require_time()
             found = self.body(*state, *row, *captured)
             state = list(found[: self._states])
             for result, piece in zip(results, found[self._states :], strict=True):

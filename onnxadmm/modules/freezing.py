@@ -152,7 +152,10 @@ def alone(
     for value in _read(node):
         content = constant_of(value)
         if content is not None:
-            graph.initializer.append(numpy_helper.from_array(np.asarray(content), value.name))
+            array = np.asarray(content)
+            # Strings of one length are no type of ONNX's.
+            plain = array.astype(object) if array.dtype.kind in "SU" else array
+            graph.initializer.append(numpy_helper.from_array(plain, value.name))
         else:
             graph.input.append(onnx.ValueInfoProto(name=value.name, type=types[value]))
     graph.output.extend(onnx.ValueInfoProto(name=v.name) for v in node.outputs if v.name)

@@ -12,6 +12,8 @@ import torch
 from torch import fx, nn
 
 from onnxadmm.graph import Probe, attempts, subgraphs
+from onnxadmm.modules.control import Repetition, Sweep
+from onnxadmm.modules.deadline import granted_s, limit_passes, limited
 from onnxadmm.modules.scope import Scope, UnsampledError
 from onnxadmm.modules.statistics import detach_statistics, let_statistics_run
 
@@ -65,7 +67,10 @@ def import_model(model: ir.Model, probe: Probe, *, statistics: bool = False) -> 
     Raises:
         UnsupportedError: A node that can't be trained; names node and operator.
     """
-    return _assemble(_walked(model, probe), statistics=statistics)
+    imported = _assemble(_walked(model, probe), statistics=statistics)
+    if any(isinstance(m, Repetition | Sweep) for m in imported.module.modules()):
+        limit_passes(imported.module, probe)
+    return imported
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,13 @@ def survey_model(model: ir.Model, probe: Probe) -> Survey:
 
 def _walked(model: ir.Model, probe: Probe, *, survey: bool = False, hollow: bool = False) -> Scope:
     """Return the scope of the main graph after the walk over its nodes."""
-    for inputs in (probe.inputs, *(attempts(model, 1, None, 0) if _branches(model) else ())):
-        # Both branches of an If are built, and the inputs that ran may fit the taken one alone.
-        with contextlib.suppress(UnsampledError):
-            return _walk(Scope(model, probe, inputs, survey=survey, hollow=hollow))
-    return _walk(Scope(model, probe, probe.inputs, patient=False, survey=survey, hollow=hollow))
+    # Loops run, so that the shapes inside them are known.
+    with limited(granted_s(probe)):
+        for inputs in (probe.inputs, *(attempts(model, 1, None, 0) if _branches(model) else ())):
+            # Both branches of an If are built, and the inputs that ran may fit the taken one alone.
+            with contextlib.suppress(UnsampledError):
+                return _walk(Scope(model, probe, inputs, survey=survey, hollow=hollow))
+        return _walk(Scope(model, probe, probe.inputs, patient=False, survey=survey, hollow=hollow))
 
 
 def _walk(scope: Scope) -> Scope:

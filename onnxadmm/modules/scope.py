@@ -17,6 +17,7 @@ from onnxadmm.errors import UnsupportedError, one_line
 from onnxadmm.graph import Probe, constant_of, subgraphs
 from onnxadmm.graph.mapping import is_mapped
 from onnxadmm.modules.control import Branches, Repetition, Sweep, evaluate
+from onnxadmm.modules.deadline import Overdue
 from onnxadmm.modules.delegating import delegate
 from onnxadmm.modules.freezing import alone, captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
@@ -120,6 +121,8 @@ class Scope:
         """
         try:
             return evaluate(self.graph, self.root, self._samples, self.tensor(value))
+        except Overdue:
+            raise
         except Exception as e:  # noqa: BLE001  (torch raises what it likes)
             raise (UnsampledError if self._patient else UnsupportedError)(
                 f"value {one_line(value.name, 60)!r}: its shape is not known ({one_line(e, 80)}); compress "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.graph import constant_of
+from onnxadmm.memory import available_bytes
 from onnxadmm.ops._attributes import integer
 from onnxadmm.ops._base import (
     BuildScope,
@@ -21,6 +23,8 @@ from onnxadmm.ops._base import (
 )
 from onnxadmm.ops.shape import couple, numbers_after
 from onnxadmm.ops.sizes import Size, entries, known, settled_entries, target_sizes
+
+_LARGE_BYTES = 1 << 28
 
 
 @register
@@ -85,7 +89,12 @@ def _expanded(x: Any, sizes: Any) -> Any:
     import torch
 
     target = sizes.tolist() if isinstance(sizes, torch.Tensor) else sizes
-    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(target)))
+    shape = np.broadcast_shapes(tuple(x.shape), tuple(target))
+    size_bytes = math.prod(shape) * x.element_size()
+    # A view, which takes nothing itself; but whatever reads it goes over all of it.
+    if size_bytes > _LARGE_BYTES and size_bytes > available_bytes():
+        raise MemoryError(f"Expand would allocate {size_bytes} bytes")
+    return x.expand(shape)
 
 
 @register

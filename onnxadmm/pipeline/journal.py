@@ -10,6 +10,17 @@ from onnxadmm.progress import Progress, Tick
 from onnxadmm.report import Stage
 
 
+class _Within:
+    """What a stage speaks to: all of it reaches the listener, and warnings the report as well."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, progress = journal, journal.progress
+        self.stage, self.tick, self.note = progress.stage, progress.tick, progress.note
+
+    def warn(self, text: str) -> None:
+        self._journal.warn(text)
+
+
 class Journal:
     """Stages with their times, and warnings, for the listener and for the report."""
 
@@ -19,6 +30,11 @@ class Journal:
         self.stages: list[Stage] = []
         self.warnings: list[str] = []
         self._counted = 0
+
+    @property
+    def listener(self) -> Progress:
+        """For a stage that speaks for itself: what it warns of is kept."""
+        return _Within(self)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,6 @@ from onnxadmm.channels import Pool
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import Probe, constant_of
 from onnxadmm.graph.constants import compute_constant
-from onnxadmm.memory import available_bytes
 from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
 from onnxadmm.pipeline.goals import goal_of, try_functions
@@ -50,22 +48,10 @@ from onnxadmm.training import (
     plan_retraining,
 )
 from onnxadmm.training.demand import estimate, require
+from onnxadmm.training.room import free_disk, free_memory, within_memory
 
 Array = np.ndarray[Any, Any]
 Rule = tuple[Quantize, set[str]]
-
-
-def free_memory() -> tuple[int, str]:
-    """Return how many bytes are free where training happens, and what to call that."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0]), "GPU memory"
-    return available_bytes(), "memory"
-
-
-def free_disk(folder: Path) -> int:
-    """Return how many bytes an output folder's disk can take, its checkpoints so far included."""
-    old = sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
-    return shutil.disk_usage(folder).free + old
 
 
 class _Weights(Mapping[str, Tensor]):
@@ -123,7 +109,6 @@ class Learner:
         self._journal, self._stop = journal, stop
         self._folder: Path | None = None
         self._identity: dict[str, str] = {}
-        self._resume = False
         self._sparse: set[str] = set()
         self._imported: Imported | None = None
         self._teacher: Teacher | None = None
@@ -132,8 +117,14 @@ class Learner:
         self._pruned = False
 
     def keep_checkpoints(self, folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
-        """Write checkpoints under this output folder, and go on from them if asked."""
-        self._folder, self._identity, self._resume = folder, dict(identity), resume
+        """Write checkpoints under this output folder, and go on from those that are there if asked.
+
+        Otherwise they go, of all stages: a run that is resumed later must not meet those of an earlier one.
+        """
+        self._folder, self._identity = folder, dict(identity)
+        stages = [] if resume else [p for p in (folder / "checkpoints").glob("*") if p.is_dir()]
+        for stage in stages:
+            CheckpointStore(stage, identity).clear()
 
     def decide(
         self,
@@ -187,7 +178,7 @@ class Learner:
         phases = plan_retraining(self._settings.schedule, self._settings.steps_per_epoch)
         if not phases:
             return pruned
-        with self._journal.stage("retrain"):
+        with self._journal.stage("retrain"), within_memory():
             imported = self._import(pruned, seen)
             self._check_import(pruned, imported)
             result = Trainer(
@@ -251,7 +242,7 @@ class Learner:
         names = [c.name for c in sets]
         outer = [names[0], names[-1]] if len(names) > 2 else []  # noqa: PLR2004
         inner = [n for n in names if n not in outer]
-        with self._journal.stage("train on levels"):
+        with self._journal.stage("train on levels"), within_memory():
             imported = self._import(pruned, seen)
             self._check_import(pruned, imported)
             kept = {n: imported.binding[n].detach() != 0 for n in sorted(self._sparse)}
@@ -297,11 +288,11 @@ class Learner:
             output=output_index(spec, self._request.model),
             schedule=spec.resolved_schedule,
             seed=spec.seed,
-            progress=self._journal.progress,
+            progress=self._journal.listener,
             stop=self._stop,
         )
         self._require_room(seen, self._settings, sets, levels if spec.level_epochs else ())
-        with self._journal.stage("import"):
+        with self._journal.stage("import"), within_memory():
             self._imported = self._import(self._request.model, seen)
             self.import_error = self._check_import(self._request.model, self._imported)
             goal = self._settings.goal
@@ -351,7 +342,7 @@ class Learner:
         """Train the original towards its constraints by ADMM."""
         assert self._imported is not None
         assert self._settings is not None
-        with self._journal.stage("train"):
+        with self._journal.stage("train"), within_memory():
             result = Trainer(
                 self._imported,
                 plan_admm(self._settings.schedule, self._settings.steps_per_epoch),
@@ -364,14 +355,11 @@ class Learner:
         return {n: m.cpu() for n, m in result.masks.items()}, self._imported.weights()
 
     def _store(self, name: str) -> CheckpointStore | None:
-        """Return where a stage's checkpoints go; those of an earlier run go unless it is resumed."""
+        """Return where a stage's checkpoints go."""
         if self._folder is None:
             return None
         belongs = training_identity(self._identity, torch.get_num_threads())
-        store = CheckpointStore(self._folder / "checkpoints" / name, belongs)
-        if not self._resume:
-            store.clear()
-        return store
+        return CheckpointStore(self._folder / "checkpoints" / name, belongs)
 
     def _import(self, model: ir.Model, seen: Probe) -> Imported:
         train = self._request.spec.train

@@ -80,17 +80,24 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
         if made:
             # Empty ones only: rmdir refuses a folder that holds anything.
-            for empty in ("checkpoints/admm", "checkpoints/retrain", "checkpoints", "."):
+            for empty in reversed(_folders(folder)):
                 with contextlib.suppress(OSError):
-                    (folder / empty).rmdir()
+                    empty.rmdir()
 
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files that a killed run left: with the lock held they are nobody's."""
-    for below in ("", "checkpoints", "checkpoints/admm", "checkpoints/retrain"):
-        for path in (folder / below).glob(f"{TEMPORARY}*"):
+    for ours in _folders(folder):
+        for path in ours.glob(f"{TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders that a run writes to: its own, that of the checkpoints, and one of these for each stage."""
+    checkpoints = folder / "checkpoints"
+    stages = [p for p in sorted(checkpoints.glob("*")) if p.is_dir() and not p.is_symlink()]
+    return [folder, checkpoints, *stages]
 
 
 def write_all(folder: Path, files: Mapping[str, Content]) -> None:

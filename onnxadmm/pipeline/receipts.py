@@ -15,12 +15,13 @@ from onnxadmm import bench
 from onnxadmm._version import __version__
 from onnxadmm.data import fingerprint
 from onnxadmm.errors import InputError
-from onnxadmm.graph import Content, Pieces, load_model
+from onnxadmm.graph import Content, Pieces, load_model, open_plain
 from onnxadmm.pipeline.request import Request, Samples
 from onnxadmm.report import Report
 
 FINISHED = "checkpoints/finished"
 """Written last: what the folder's result belongs to, and its hash."""
+_MOST_BYTES = 1 << 20
 
 
 def identity(request: Request, samples: Samples | None) -> dict[str, str]:
@@ -58,11 +59,13 @@ def receipt(whole: Mapping[str, str], model: Mapping[str, Content]) -> str:
 def finished(folder: Path, whole: Mapping[str, str]) -> tuple[ir.Model, ir.Model, Report] | None:
     """Return the result, the pruned graph and the report of this very run, if it finished before."""
     try:
-        stored = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        with open_plain(folder / FINISHED) as file:
+            stored = json.loads(file.read(_MOST_BYTES))
         result = {_plain(name): digest for name, digest in stored.pop("result").items()}
         present = {name: _digest_of_file(folder / name) for name in result}
-        report = Report.from_json((folder / "report.json").read_bytes())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        with open_plain(folder / "report.json") as file:
+            report = Report.from_json(file.read())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
         return None
     if stored != whole or result != present or "model.onnx" not in result:
         return None
@@ -82,7 +85,7 @@ def _digest(content: Content) -> str:
 
 
 def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,9 +7,10 @@ that damage to the newest costs one interval.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor
 
 from onnxadmm.errors import CheckpointError, ResourceError, one_line
-from onnxadmm.graph import write_atomic
+from onnxadmm.graph import open_plain, write_atomic
 from onnxadmm.training.tensor_files import TensorFile
 
 VERSION = 2
 KEPT = 2
+# Of the text beside the tensors: the history of a very long run.
+_MANIFEST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,17 @@ class CheckpointStore:
         return sorted((n for n in names if n.isascii() and n.isdigit()), key=int)
 
     def _read(self, stem: str) -> Checkpoint | None:
-        from safetensors.torch import load
-
+        tensors = self.folder / f"{stem}.safetensors"
         try:
-            document = json.loads((self.folder / f"{stem}.json").read_text(encoding="utf-8"))
-            content = (self.folder / f"{stem}.safetensors").read_bytes()
+            with open_plain(self.folder / f"{stem}.json") as file:
+                document = json.loads(file.read(_MANIFEST_BYTES))
             if document.pop("digest") != _digest(document):
                 return None
-            if document["sha256"] != hashlib.sha256(content).hexdigest():
-                return None
-            version, identity = document["version"], document["identity"]
-            step, state = document["step"], document["state"]
+            with open_plain(tensors) as file:
+                if document["sha256"] != hashlib.file_digest(file, "sha256").hexdigest():
+                    return None
+            version, identity = document["version"], dict(document["identity"])
+            step, state = int(document["step"]), dict(document["state"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         if version != VERSION:
@@ -143,12 +146,65 @@ class CheckpointStore:
                     f"({one_line(value, 24)} against {one_line(identity.get(field), 24)}); resume with what "
                     "it was started with, or choose a new output folder"
                 )
-        return Checkpoint(step, load(content), state)
+        return Checkpoint(step, _load(tensors, stem), state)
+
+
+def _load(path: Path, stem: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            # One at a time, and none that lies in the file: it may be removed while the run goes on.
+            return {name: file.get_tensor(name).clone() for name in file.offset_keys()}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e:
+        raise CheckpointError(
+            f"checkpoint {stem}: its tensors can't be read ({one_line(e, 100)}); start without --resume"
+        ) from None
 
 
 def _digest(document: Mapping[str, Any]) -> str:
     """Return the hash of a manifest's content, however it is laid out."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def fitting(checkpoint: Checkpoint) -> Iterator[None]:
+    """Within it a checkpoint is taken up: what it lacks or has too much is its own fault.
+
+    Raises:
+        CheckpointError: It doesn't hold the state of such a run, though it is whole.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise CheckpointError(
+            f"checkpoint of step {checkpoint.step}: what it holds is not the state of this run "
+            f"({type(e).__name__}: {one_line(e, 100)}); start without --resume"
+        ) from None
+
+
+def require_alike(stored: Any, fresh: Any) -> None:
+    """Refuse a stored JSON value that is built otherwise than the one that a new run has in its place.
+
+    Raises:
+        ValueError: It is.
+    """
+    if isinstance(fresh, Mapping):
+        if not isinstance(stored, Mapping) or set(stored) != set(fresh):
+            raise ValueError(f"{one_line(stored, 40)} in place of {one_line(fresh, 40)}")
+        for name, value in fresh.items():
+            require_alike(stored[name], value)
+    elif isinstance(fresh, list | tuple):
+        if not isinstance(stored, list | tuple) or len(stored) != len(fresh):
+            raise ValueError(f"{one_line(stored, 40)} in place of {one_line(fresh, 40)}")
+        for one, other in zip(stored, fresh, strict=True):
+            require_alike(one, other)
+    elif stored is not None and fresh is not None and _kind(stored) is not _kind(fresh):
+        raise ValueError(f"{one_line(stored, 40)} in place of {one_line(fresh, 40)}")
+
+
+def _kind(value: object) -> type:
+    return float if type(value) is int else type(value)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -168,7 +224,11 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
-    """Put back what `pack_optimizer` took out."""
+    """Put back what `pack_optimizer` took out.
+
+    Raises:
+        ValueError: Weights of a kind don't have the same state, or one of another shape.
+    """
     state: dict[int, dict[str, Any]] = {}
     for source in (tensors, plain):
         for name, value in source.items():
@@ -178,3 +238,14 @@ def unpack_optimizer(
     document = optimizer.state_dict()
     document["state"] = state
     optimizer.load_state_dict(document)
+    kept: dict[bool, frozenset[str]] = {}
+    for weight, held in optimizer.state.items():
+        names = frozenset(held)
+        # Some keep less of what has one axis.
+        if kept.setdefault(weight.dim() > 1, names) != names:
+            raise ValueError(
+                f"the optimizer keeps {sorted(names)} of one weight, and not of others"
+            )
+        for value in held.values():
+            if isinstance(value, Tensor):
+                value.expand(weight.shape)

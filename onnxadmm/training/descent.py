@@ -13,7 +13,12 @@ from onnxadmm.errors import DivergedError, one_line
 from onnxadmm.modules import Imported
 from onnxadmm.training import divergence
 from onnxadmm.training.averaging import Average
-from onnxadmm.training.checkpoints import Checkpoint, pack_optimizer, unpack_optimizer
+from onnxadmm.training.checkpoints import (
+    Checkpoint,
+    pack_optimizer,
+    require_alike,
+    unpack_optimizer,
+)
 from onnxadmm.training.holding import Holding
 from onnxadmm.training.objectives import as_tensor
 from onnxadmm.training.optimizers import make_optimizer
@@ -163,6 +168,9 @@ class Descent:
         plain = checkpoint.state
         if "rate" not in plain:
             return
+        fresh = self.pack()[1]
+        for name in ("rate", "averaged", "rho", "updates"):
+            require_alike(plain[name], fresh[name])
         packed = checkpoint.under("optimizer.", device)
         full = {f"optimizer.{n}": t for n, t in packed.items()}
         unpack_optimizer(self.optimizer, full, plain["optimizer"])

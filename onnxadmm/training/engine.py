@@ -8,20 +8,22 @@ checkpoint goes on as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from onnxadmm.admm import Constraint, Solver, make_penalty
 from onnxadmm.errors import DivergedError
 from onnxadmm.modules import Imported
 from onnxadmm.progress import Tick
-from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
+from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore, fitting
 from onnxadmm.training.descent import Descent
 from onnxadmm.training.divergence import check_weights
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
@@ -44,6 +46,9 @@ CHEAP_S = 1.0
 
 MAX_RETREATS = 3
 """So often a run that diverges goes back to the start of its epoch; then it gives up."""
+
+_T = TypeVar("_T")
+_POSITION, _HISTORY = TypeAdapter(Position), TypeAdapter(list[EpochRecord])
 
 
 class Trainer:
@@ -99,6 +104,7 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.position = Position()
         self._good: Checkpoint | None = None
+        self._loaded: Checkpoint | None = None
         self._saved_at = time.monotonic()
         self._interval_s = CHECKPOINT_INTERVAL_S
         self._cost_s = 0.0
@@ -111,37 +117,49 @@ class Trainer:
                 `MAX_RETREATS` retreats to the start of its epoch with smaller steps either.
             Interrupted: `stop` asked for it; a checkpoint is saved.
         """
-        checkpoint = self.store.load() if self.store else None
-        if self.store is not None and self.store.damaged:
-            way = (
-                "training starts anew" if checkpoint is None else f"step {checkpoint.step} is used"
-            )
-            self.progress.warn(
-                f"damaged checkpoints were passed over ({', '.join(self.store.damaged)}): {way}"
-            )
-        if checkpoint is not None:
-            self._restore_weights(checkpoint)
-            if "good" in checkpoint.state:
-                good = {n[5:]: t for n, t in checkpoint.tensors.items() if n.startswith("good.")}
-                self._good = self._put_aside(
-                    Checkpoint(checkpoint.step, good, checkpoint.state["good"])
-                )
-            self.progress.note(f"resumed after step {checkpoint.step}")
+        self._go_on()
         with self.stop.deferred():
             for index in range(self.position.phase, len(self.phases)):
-                self._run_phase(index, checkpoint)
-                checkpoint = None
+                self._run_phase(index)
         self.holding.settle()
         return Trained(dict(self.holding.masks), self.history, dict(self.holding.grids))
 
+    def _go_on(self) -> None:
+        """Take up the newest whole checkpoint, if there is one, and say what of them is damaged."""
+        if self.store is None:
+            return
+        loaded = self.store.load()
+        if self.store.damaged:
+            way = "training starts anew" if loaded is None else f"step {loaded.step} is used"
+            self.progress.warn(
+                f"damaged checkpoints were passed over ({', '.join(self.store.damaged)}): {way}"
+            )
+        if loaded is None:
+            return
+        with fitting(loaded):
+            self._restore_weights(loaded)
+            self.position.require_within(self.phases)
+            if "good" in loaded.state:
+                good = {n[5:]: t for n, t in loaded.tensors.items() if n.startswith("good.")}
+                state = dict(loaded.state["good"])
+                _read(_POSITION, state["position"]).require_within(self.phases)
+                _read(_HISTORY, state["history"])
+                self._good = self._put_aside(Checkpoint(loaded.step, good, state))
+        self._loaded = loaded
+        self.progress.note(f"resumed after step {loaded.step}")
+
     # --- phases
 
-    def _run_phase(self, index: int, checkpoint: Checkpoint | None) -> None:
+    def _run_phase(self, index: int) -> None:
         phase = self.phases[index]
         at = self.position
         at.phase = index
         constraints = [c.tightened(phase.share) for c in self.final if phase.binds(c.name)]
-        descent = self._begin(phase, constraints, checkpoint)
+        loaded, self._loaded = self._loaded, None
+        with contextlib.nullcontext() if loaded is None else fitting(loaded):
+            descent = self._begin(phase, constraints, loaded)
+        # As large as all that is trained.
+        del loaded
         while at.epoch < phase.epochs and not at.converged:
             if at.batch == 0:
                 self._good = self._put_aside(self._capture(descent))
@@ -347,10 +365,15 @@ class Trainer:
         for name, weight in self.imported.state.items():
             weight.copy_(checkpoint.tensors[f"weight.{name}"])
         self.holding.restore(checkpoint)
-        self.position = Position(**checkpoint.state["position"])
-        self.history = [EpochRecord(**r) for r in checkpoint.state["history"]]
+        self.position = _read(_POSITION, checkpoint.state["position"])
+        self.history = _read(_HISTORY, checkpoint.state["history"])
         if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def _read(kind: TypeAdapter[_T], value: object) -> _T:
+    """Return JSON values as what they were; strictly."""
+    return kind.validate_json(json.dumps(value), strict=True)
 
 
 def _put_channels_innermost(weights: Mapping[str, torch.nn.Parameter]) -> None:

@@ -96,3 +96,7 @@ class Holding:
             name: Grid(table, scales[name], support.get(name))
             for name, table in checkpoint.under("table.", self._device).items()
         }
+        for name, mask in self.masks.items():
+            mask.expand(self._weights[name].shape)
+        for name, grid in self.grids.items():
+            grid.nearest(self._weights[name].detach()).reshape(self._weights[name].shape)

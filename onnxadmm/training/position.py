@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from onnxadmm.training.phases import Phase
 
 
 @dataclass
@@ -30,3 +33,16 @@ class Position:
     retreats: int = 0
     residuals: dict[str, float] = field(default_factory=dict)
     constraints: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def require_within(self, phases: Sequence[Phase]) -> None:
+        """Refuse a position that no run of these phases comes to.
+
+        Raises:
+            ValueError: It is none.
+        """
+        counts = (self.phase, self.epoch, self.batch, self.step, self.retreats)
+        inside = self.phase < len(phases)
+        phase = phases[self.phase] if inside else None
+        steps = phase.steps_of(self.epoch) if phase and self.epoch < phase.epochs else 0
+        if min(counts) < 0 or self.phase > len(phases) or self.batch > steps:
+            raise ValueError(f"{self}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxadmm.data import Dataset
+from onnxadmm.modules.deadline import copied
 from onnxadmm.training.objectives import Goal
 
 CACHE_BYTES = 512 << 20
@@ -28,7 +28,7 @@ class Teacher:
             output: Index of the output that teaches.
             device: Where it runs.
         """
-        self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+        self.module = copied(module).to(device).eval().requires_grad_(False)
         self.index = output
         self.device = device
         self.cache: Tensor | None = None

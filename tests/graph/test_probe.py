@@ -240,3 +240,15 @@ def test_an_input_too_large_to_make():
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1 << 40
     with pytest.raises(ModelError, match="large"):
         run(proto)
+
+
+def test_more_axes_than_arrays_have_are_refused():
+    axes = numpy_helper.from_array(np.arange(2, 70), "axes")
+    graph = model(
+        [helper.make_node("Unsqueeze", ["x", "axes"], ["y"])],
+        [("x", FLOAT, ["N", 4])],
+        [("y", FLOAT, None)],
+        [axes],
+    )
+    with pytest.raises(UnsupportedError, match="'y' has 70 axes, 64 are the limit"):
+        probe(ir.from_proto(graph))

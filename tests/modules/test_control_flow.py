@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import numpy as np
 import onnx.parser
@@ -12,8 +13,9 @@ import torch
 from onnx import numpy_helper
 
 from onnxadmm.bench import open_session
+from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import compare_outputs, model_bytes, probe
-from onnxadmm.modules import import_model, write_back
+from onnxadmm.modules import deadline, import_model, write_back
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 BRANCHES = (
@@ -156,3 +158,36 @@ def test_equal_parts_are_split_inside_a_loop():
     imported = import_model(model, probe(model))
     assert not imported.frozen
     check(model, imported, np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32))
+
+
+# How often depends on the inputs; ONNX Runtime is fast at it.
+SUMMING = (
+    HEAD
+    + """
+g (float[N, 3] x) => (float[N, 3] y) {
+    top = ReduceMax<keepdims = 0>(x)
+    times = Cast<to = 7>(top)
+    y = Loop(times, , x) <
+        body = b (int64 i, bool go, float[N, 3] h) => (bool on, float[N, 3] n) {
+            on = Identity(go)  s = Tanh(h)  n = Mul(s, w)
+        }
+    >
+}"""
+)
+
+
+def test_a_loop_that_goes_on_for_ever_is_stopped(monkeypatch):
+    model = read(SUMMING, w=(1, 3))
+    found = import_model(model, probe(model))
+    monkeypatch.setattr(deadline, "BASE_S", 0.2)
+    few = torch.full((1, 3), 5.0)
+    (y,) = found.module(few)
+    started = time.monotonic()
+    with pytest.raises(UnsupportedError, match="a loop was stopped after 0 s in torch") as e:
+        found.module(torch.full((1, 3), 1e12))
+    assert time.monotonic() - started < 20
+    assert e.value.exit_code == 3
+    # The next pass has all of its time.
+    assert torch.equal(found.module(few)[0], y)
+    with pytest.raises(UnsupportedError, match="a loop was stopped"):
+        deadline.copied(found.module)(torch.full((1, 3), 1e12))

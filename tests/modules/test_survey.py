@@ -97,3 +97,17 @@ def test_without_a_converter_it_is_refused_by_name():
     model = ir.from_proto(onnx.parser.parse_model(INVERSE))
     with pytest.raises(UnsupportedError, match=r"Inverse.*can't be trained"):
         import_model(model, probe(model))
+
+
+def test_a_frozen_node_may_hold_strings():
+    texts = onnx.helper.make_tensor("t", onnx.TensorProto.STRING, [2], [b"ab", b"c"])
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3] x, string[2] s) => (float[N, 3] y, string[4] both) {
+            y = Relu(x)
+            both = Concat<axis = 0>(s, t)
+        }"""
+    )
+    model.graph.initializer.append(texts)
+    graph = ir.from_proto(model)
+    assert survey_model(graph, probe(graph)).frozen == ("Concat 'both'",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxadmm
 from onnxadmm.bench import Pace, open_session, paced, run, running
-from onnxadmm.errors import ModelError
+from onnxadmm.errors import ModelError, ResourceError
 from onnxadmm.memory import held_bytes, limited_memory
+from onnxadmm.modules import deadline
 
 SPEC = {
     "version": 1,
@@ -91,6 +93,26 @@ def bomb() -> onnx.ModelProto:
     )
 
 
+def sized(op_type) -> onnx.ModelProto:
+    """Return a graph that stretches a number to a size that grows with the least of its inputs, above zero."""
+    return graph(
+        [
+            helper.make_node("Relu", ["least"], ["above"]),
+            helper.make_node("Mul", ["above", "many"], ["count"]),
+            helper.make_node("Cast", ["count"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Add", ["whole", "one"], ["size"]),
+            helper.make_node(op_type, ["start", "size"], ["stretched"]),
+            helper.make_node("ReduceMax", ["stretched"], ["z"], keepdims=0),
+        ],
+        [
+            numpy_helper.from_array(np.float32(1e14), "many"),
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array([1], np.float32), "start"),
+        ],
+        outputs=("y", "z"),
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [(endless, "takes too long: a run was stopped"), (bomb, "GiB of memory|not enough memory")],
@@ -104,6 +126,33 @@ def test_what_shows_only_on_other_inputs_is_refused(monkeypatch, tmp_path, model
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 60
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "failure", "said"),
+    [
+        (endless, ModelError, "takes too long: a loop was stopped after"),
+        (
+            partial(sized, "Expand"),
+            ResourceError,
+            r"training asked for \d+\.0 GiB of memory at once",
+        ),
+        (partial(sized, "Tile"), ResourceError, r"training asked for .* of memory at once"),
+    ],
+)
+def test_what_shows_only_in_training_is_refused(monkeypatch, tmp_path, model, failure, said):
+    monkeypatch.setattr(deadline, "BASE_S", 2.0)
+    x = -np.ones((40, 4), np.float32)
+    x[30:] = 1.0
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 3)
+    data = {"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}, "batch_size": 1}
+    spec = {**SPEC, "data": data, "schedule": {"epochs": 1, "retrain": 0}}
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    with pytest.raises(failure, match=said):
+        onnxadmm.compress(model(), spec, output=tmp_path / "out")
+    assert time.monotonic() - start < 60
+    assert not list(tmp_path.glob("out/*.onnx"))
 
 
 def test_a_session_can_be_used_after_a_run_of_it_was_stopped(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 
 import pytest
 import torch
@@ -291,6 +293,101 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="version 99, this onnxadmm reads 2"):
         CheckpointStore(tmp_path, IDENTITY).load()
+
+
+def leaf(document, path, value):
+    *above, last = path
+    for key in above:
+        document = document[key]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["position"], None),
+        (["position", "phase"], 99),
+        (["position", "epoch"], "1"),
+        (["position", "batch"], 1000),
+        (["position", "retreats"], -1),
+        (["position", "constraints"], [1]),
+        (["history"], [{"epoch": 1}]),
+        (["rate", "since"], "0"),
+        (["rate", "groups"], []),
+        (["rate", "groups", 0, "lr"], "0.1"),
+        (["rho"], [1.0]),
+        (["updates"], "many"),
+        (["good"], 3),
+        (["good", "history"], {}),
+        (["optimizer"], ["x"]),
+    ],
+)
+def test_a_checkpoint_that_is_whole_but_no_state_of_such_a_run_is_refused(tmp_path, path, value):
+    with pytest.raises(Interrupted):
+        run("admm", tmp_path, StopAfter(5))
+    store = CheckpointStore(tmp_path, IDENTITY)
+    found = store.load()
+    leaf(found.state, path, value)
+    store.save(found)
+    with pytest.raises(CheckpointError, match="step 5: what it holds is not the state of this run"):
+        run("admm", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("weight.", "missing"),
+        ("solver.z.", "missing"),
+        ("optimizer.", "missing"),
+        ("weight.", "other shape"),
+        ("mask.", "other shape"),
+        ("optimizer.", "other shape"),
+    ],
+)
+def test_a_checkpoint_without_a_tensor_of_the_run_is_refused(tmp_path, kind, how):
+    with pytest.raises(Interrupted):
+        run("admm", tmp_path, StopAfter(10))
+    store = CheckpointStore(tmp_path, IDENTITY)
+    found = store.load()
+    name = next(n for n in sorted(found.tensors) if n.startswith(kind))
+    if how == "missing":
+        del found.tensors[name]
+    else:
+        found.tensors[name] = torch.ones(7, 11, 13, dtype=found.tensors[name].dtype)
+    store.save(found)
+    with pytest.raises(
+        CheckpointError, match="step 10: what it holds is not the state of this run"
+    ):
+        run("admm", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["json", "safetensors"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "symlink"])
+def test_what_is_no_regular_file_is_no_checkpoint(tmp_path, suffix, kind):
+    store = saved(tmp_path, 4, 8)
+    path = tmp_path / f"00000008.{suffix}"
+    path.rename(tmp_path / "moved")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "moved")
+    assert store.load().step == 4
+
+
+def test_tensors_that_are_none_are_refused_though_the_hashes_agree(tmp_path):
+    store = saved(tmp_path, 4)
+    (tmp_path / "00000004.safetensors").write_bytes(b"\xff" * 64)
+    manifest = tmp_path / "00000004.json"
+    document = json.loads(manifest.read_text())
+    del document["digest"]
+    document["sha256"] = hashlib.sha256(b"\xff" * 64).hexdigest()
+    text = json.dumps(document, sort_keys=True)
+    document["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="00000004: its tensors can't be read"):
+        store.load()
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
