@@ -286,4 +286,33 @@ CASES = {
         ((2, 4, 6), [f(2, 4, 6), f(6), f(6)], {"epsilon": 1e-3}, 1),
         ((2, 4, 6), [f(2, 4, 6), f(6)], {}, ["y0", "", "", "y3"]),
     ],
+    "com.microsoft.GroupQueryAttention": [
+        (
+            (2, 3, 64),
+            [f(2, 3, 32), f(2, 3, 32), None, None, np.int32([2, 2]), np.int32(3)],
+            {"num_heads": 4, "kv_num_heads": 2, "local_window_size": 2},
+            3,
+        ),
+        (
+            (2, 1, 64),
+            [
+                *(f(2, 1, 32), f(2, 1, 32), f(2, 2, 4, 16), f(2, 2, 4, 16)),
+                *(np.int32([4, 2]), np.int32(5), f(9, 8), f(9, 8)),
+            ],
+            {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "scale": 0.3},
+            3,
+        ),
+        (
+            (1, 3, 128),
+            [None, None, None, None, np.int32([2]), np.int32(3), f(9, 8), f(9, 8)],
+            {
+                "num_heads": 4,
+                "kv_num_heads": 2,
+                "do_rotary": 1,
+                "rotary_interleaved": 1,
+                "softcap": 0.7,
+            },
+            3,
+        ),
+    ],
 }

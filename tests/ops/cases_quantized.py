@@ -88,6 +88,35 @@ CASES = {
         (X, [SCALE, ZERO, *RESULT], {"channels_last": 0}, 1, BYTES),
         (X, [SCALE, ZERO, *RESULT], {"channels_last": 1}, 1, BYTES),
     ],
+    "com.microsoft.QLinearConcat": [
+        (
+            X,
+            [*RESULT, SCALE, ZERO, whole(2, 3, 6, 6, kind=np.uint8), np.float32(0.05), np.uint8(9)],
+            {"axis": 1},
+            1,
+            ("uint8", 2),
+        )
+    ],
+    "com.microsoft.QLinearAveragePool": [
+        (
+            X,
+            [SCALE, ZERO, *RESULT],
+            {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},
+            1,
+            BYTES,
+        ),
+        (X, [SCALE, ZERO, *RESULT], {"kernel_shape": [2, 2], "channels_last": 1}, 1, BYTES),
+    ],
+    "com.microsoft.QLinearSoftmax": [
+        ((2, 4, 6), [SCALE, ZERO, np.float32(1 / 256), np.uint8(0)], {"opset": 13}, 1, BYTES),
+        (
+            (2, 4, 6),
+            [SCALE, ZERO, np.float32(1 / 256), np.uint8(0)],
+            {"axis": 1, "opset": 12},
+            1,
+            BYTES,
+        ),
+    ],
     "com.microsoft.MatMulIntegerToFloat": [
         ((2, 3, 4), [whole(4, 5), SCALE, SCALES, ZERO, COLUMNS * 0, f(5)], {}, 1, BYTES)
     ],
