@@ -20,7 +20,7 @@ from weakref import finalize
 import numpy as np
 
 from onnxadmm.bench.process import WorkerProcess
-from onnxadmm.bench.running import Elsewhere
+from onnxadmm.bench.running import PATIENCE, Elsewhere
 from onnxadmm.errors import ModelError, one_line
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ OPEN_S = 30.0
 READING_BYTES_PER_S = 3e7
 START_S = 120.0
 NEVER_S = 1e6
-PATIENCE = 8.0
-"""Making a session may take so many times its time by the clock, where others keep it from computing."""
 GRACE_S = 10.0
 """A run is asked to stop after its time, and its process is ended so many seconds later."""
 
@@ -179,19 +177,21 @@ class IsolatedSession(Elsewhere):
         Args:
             names: Of the outputs.
             feed: Input name -> array, or a list of arrays for a sequence.
-            limit_s: When it is stopped, in seconds; None for never.
+            limit_s: When it is stopped, in seconds of computing; None for never.
 
         Raises:
             ModelError: It was stopped, asked for more memory than there is, or crashed ONNX Runtime.
             RuntimeError: ONNX Runtime refuses; with its words.
         """
         request = {"do": "run", "key": self._key, "names": list(names), "limit_s": limit_s}
-        wait_s = NEVER_S if limit_s is None else limit_s + GRACE_S
+        computing_s = NEVER_S if limit_s is None else limit_s + GRACE_S
         try:
-            answer = _keeper.ask(self._worker, request, dict(feed), wait_s)
+            answer = _keeper.ask(
+                self._worker, request, dict(feed), PATIENCE * computing_s, computing_s
+            )
         except TimeoutError:
             raise ModelError(
-                f"{self._name} takes too long: a run was stopped after {wait_s:.0f} s, in the middle of an operator; "
+                f"{self._name} takes too long: a run was stopped after {computing_s:.0f} s, in the middle of an operator; "
                 "use smaller inputs"
             ) from None
         except EOFError:
