@@ -139,16 +139,22 @@ def explain(error: Exception, what: str) -> ResourceError | ModelError:
     return ModelError(f"{what}: ONNX Runtime refuses it: {one_line(text, 170)}; check the model")
 
 
-def run_batched(session: Session, inputs: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
-    """Run N samples through a session, and return every output over all N, in order.
+def run_batched(
+    session: Session,
+    inputs: Mapping[str, Array],
+    batch_size: int,
+    outputs: Mapping[str, int] | None = None,
+) -> dict[str, Array]:
+    """Run N samples through a session, and return outputs over all N, in order.
 
-    Axis 0 is the batch, in every input and output. A model with a fixed batch is fed as many as it
+    Axis 0 is the batch in every input. A model with a fixed batch is fed as many as it
     takes, the last batch filled up with copies of the last sample, whose results are dropped.
 
     Args:
         session: From `open_session`.
         inputs: Input name -> [N, ...]. Inputs with a default (an initializer) may be absent.
         batch_size: Samples a run, at most.
+        outputs: Output name -> its axis of samples; all outputs, and axis 0, if not given.
 
     Returns:
         Output name -> [N * r, ...], where r is how many rows the model gives a sample, mostly 1.
@@ -161,7 +167,8 @@ def run_batched(session: Session, inputs: Mapping[str, Array], batch_size: int) 
     count = _count(session, inputs)
     fixed = _fixed_batch(session)
     size = fixed or max(1, min(batch_size, count))
-    names = [output.name for output in session.get_outputs()]
+    axes = outputs or {output.name: 0 for output in session.get_outputs()}
+    names = list(axes)
     parts: dict[str, list[Array]] = {name: [] for name in names}
     for start in range(0, count, size):
         taken = min(size, count - start)
@@ -174,14 +181,16 @@ def run_batched(session: Session, inputs: Mapping[str, Array], batch_size: int) 
         except Exception as e:  # noqa: BLE001  (any kind; sorted there)
             raise _explain_run(e, start) from None
         for name, value in zip(names, values, strict=True):
-            if not isinstance(value, np.ndarray) or value.ndim == 0 or value.shape[0] % fed:
+            axis = axes[name]
+            array = isinstance(value, np.ndarray) and value.ndim > axis
+            if not array or value.shape[axis] % fed:
                 shape = list(value.shape) if isinstance(value, np.ndarray) else "no tensor"
                 raise ModelError(
-                    f"output {one_line(name, 60)!r}: shape {shape} for a batch of {fed}: axis 0 is not "
+                    f"output {one_line(name, 60)!r}: shape {shape} for a batch of {fed}: axis {axis} is not "
                     "the batch; evaluate on an output that has one row a sample"
                 )
-            rows = value.shape[0] // fed
-            parts[name].append(value[: rows * taken])
+            rows = value.shape[axis] // fed
+            parts[name].append(np.moveaxis(value, axis, 0)[: rows * taken])
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

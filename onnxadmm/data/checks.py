@@ -170,21 +170,31 @@ def check_values(stored: StoredArray, array: NDArray[Any], prepare: Preparation)
             )
 
 
-def check_classes(stored: StoredArray, classes: int | None) -> None:
+def check_classes(stored: StoredArray, classes: int | None, places: int = 0) -> None:
     """Refuse labels that can't be classes, by their header.
 
+    Args:
+        stored: The labels.
+        classes: How many there are, if that is known.
+        places: How many axes of a sample each have classes of their own: 2 of a segmentation, 1 of a text.
+
     Raises:
-        DataError: They are no integers, or more than one a sample.
+        DataError: They are no integers, or more or fewer than one a sample and place.
     """
     if stored.dtype.kind not in "iu":
         raise DataError(
             f"{stored.title}: labels have dtype {stored.dtype.name}, but classes are int, "
             f"{'0, 1, ...' if classes is None else f'0 to {classes - 1}'}; store integers"
         )
-    if len(stored.shape) != 1:
+    if len(stored.shape) != 1 + places:
+        each = (
+            f"sample and place is needed, {1 + places} axes"
+            if places
+            else "sample is needed, shape [N]"
+        )
         raise DataError(
-            f"{stored.title}: labels have shape {shape_text(stored.shape)}, but one class a sample is "
-            "needed, shape [N]; store the index of the class"
+            f"{stored.title}: labels have shape {shape_text(stored.shape)}, but one class a {each}; store the "
+            "index of the class"
         )
 
 

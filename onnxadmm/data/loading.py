@@ -32,6 +32,7 @@ def load_split(
     inputs: Sequence[InputInfo],
     classes: int | None,
     label_kind: LabelKind,
+    places: int = 0,
 ) -> Dataset:
     """Read one split and check the whole of it against the model.
 
@@ -43,7 +44,8 @@ def load_split(
         folder: What relative paths start from, the spec's own folder.
         inputs: The model's inputs.
         classes: How many classes the model tells apart, if that is known.
-        label_kind: `class` for [N] integers, `float` for targets (they become float32, what losses
+        places: How many axes of a sample each have classes of their own.
+        label_kind: `class` for integers [N] or [N, places], `float` for targets (they become float32, what losses
             are computed in), `any` for either by their dtype, where there are any, `none` when labels
             aren't read.
 
@@ -68,7 +70,7 @@ def load_split(
         preparations = {info.name: _fit(arrays[info.name], info, data) for info in inputs}
         named = {_called(name): stored for name, stored in arrays.items()}
         if labels is not None:
-            _check_label_layout(labels, classes, label_kind)
+            _check_label_layout(labels, classes, label_kind, places)
             named["labels"] = labels
         count = checks.check_counts(named)
         samples = min(count, split.limit or count)
@@ -123,9 +125,11 @@ def _fit(stored: StoredArray, info: InputInfo, data: Data) -> Preparation:
     return prepare(steps, info, stored.dtype, checks.fit_sample(stored, info))
 
 
-def _check_label_layout(labels: StoredArray, classes: int | None, label_kind: LabelKind) -> None:
+def _check_label_layout(
+    labels: StoredArray, classes: int | None, label_kind: LabelKind, places: int
+) -> None:
     if label_kind == "class":
-        checks.check_classes(labels, classes)
+        checks.check_classes(labels, classes, places)
     elif label_kind == "float" or labels.dtype.kind not in "biu":
         checks.check_targets(labels)
 

@@ -13,6 +13,7 @@ from onnxadmm.graph.normalise import (
     showing,
     untie_uniform,
 )
+from onnxadmm.graph.outputs import Ending, Layout, output_ending, output_layout
 from onnxadmm.graph.parts import (
     Content,
     Pieces,
@@ -34,6 +35,8 @@ __all__ = [
     "TEMPORARY",
     "Calls",
     "Content",
+    "Ending",
+    "Layout",
     "Pieces",
     "Probe",
     "all_nodes",
@@ -53,6 +56,8 @@ __all__ = [
     "narrow",
     "node_label",
     "open_plain",
+    "output_ending",
+    "output_layout",
     "pin_dims",
     "probe",
     "random_inputs",

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxadmm import bench
 from onnxadmm.compact import Account, account
 from onnxadmm.data import Dataset
-from onnxadmm.graph import Calls, Probe, model_size, restore_calls
+from onnxadmm.graph import Calls, Probe, model_size, output_layout, restore_calls
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
@@ -43,9 +43,13 @@ class Evaluation:
 
 def infer(name: str, model: ir.Model, request: Request, data: Dataset, inputs: Inputs) -> Array:
     """Return the output that the spec looks at for every sample, from ONNX Runtime."""
-    output = request.model.graph.outputs[output_index(request.spec, request.model)].name or ""
+    index = output_index(request.spec, request.model)
+    output = request.model.graph.outputs[index].name or ""
+    axes = {output: output_layout(request.model, index).samples}
     session = bench.open_isolated(model, name=f"the {name} model")
-    pieces = (bench.run_batched(session, f, EVALUATION_BATCH) for f in inputs.evaluation(data))
+    pieces = (
+        bench.run_batched(session, f, EVALUATION_BATCH, axes) for f in inputs.evaluation(data)
+    )
     return np.concatenate([piece[output] for piece in pieces])
 
 

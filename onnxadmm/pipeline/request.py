@@ -23,6 +23,7 @@ from onnxadmm.graph import (
     load_model,
     model_digest,
     model_size,
+    output_layout,
     real_inputs,
     shared_uniform,
     untie_uniform,
@@ -183,9 +184,9 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
         return None
     infos = input_infos(request.model, probe)
     output = request.model.graph.outputs[output_index(request.spec, request.model)]
-    shape = probe.shapes.get(output.name or "", ())
-    kind = objective.labels
-    classes = shape[1] if kind == "class" and len(shape) > 1 else None
+    shape, kind = probe.shapes.get(output.name or "", ()), objective.labels
+    layout = output_layout(request.model, output_index(request.spec, request.model))
+    classes, places = layout.lengths(shape) if kind == "class" else (None, 0)
 
     def load(split: Split) -> Dataset:
         return load_split(
@@ -195,6 +196,7 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
             inputs=infos,
             classes=classes,
             label_kind=kind,
+            places=places,
         )
 
     return Samples(load(data.train), load(data.evaluate) if data.evaluate is not None else None)

@@ -23,8 +23,9 @@ class Distillation(Section):
     temperature: Annotated[float, Field(ge=0.1, le=100)] = 4.0
     match: Literal["auto", "kl", "mse"] = Field(
         "auto",
-        description="How outputs are compared. kl: as logits over axis 1, by the temperature. mse: as values. auto: "
-        "kl for outputs [N, classes], and for any that cross_entropy reads; mse for others.",
+        description="How outputs are compared. kl: as logits over the axis of a softmax at the end, or axis 1, by "
+        "the temperature. mse: as values. auto: kl for outputs [N, classes], behind a softmax, and for any that "
+        "cross_entropy reads; mse for others.",
     )
 
 
@@ -34,13 +35,15 @@ class Objective(Section):
     loss: Loss | Code = Field(
         "cross_entropy",
         description="distill needs no labels: the original model teaches. bce and cross_entropy read logits, or "
-        "what a Sigmoid or Softmax at the end of the graph makes of them. `FILE.py:FUNCTION` is a function of the "
+        "what a Sigmoid or Softmax at the end of the graph makes of them; classes [N], or one a place of a "
+        "segmentation or a text. `FILE.py:FUNCTION` is a function of the "
         "output, the labels and the original's output (tensors), which runs with `--allow-code` only.",
     )
     metric: Metric | Code | None = Field(
         None,
         description="By default accuracy for cross_entropy and bce, mse for mse, agreement with the original for "
-        "others. `FILE.py:FUNCTION` is a function of the same three as arrays, that returns a number, or one a "
+        "others: the share of samples and places where the largest output is the same; of outputs that are no "
+        "classes the share of the original's variance that is explained. `FILE.py:FUNCTION` is a function of the same three as arrays, that returns a number, or one a "
         "sample; see `loss`.",
     )
     lower_is_better: bool = Field(

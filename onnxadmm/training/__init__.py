@@ -6,7 +6,7 @@ from onnxadmm.training.changes import Change, paired_change
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
 from onnxadmm.training.engine import Trainer
 from onnxadmm.training.history import EpochRecord, Trained
-from onnxadmm.training.objectives import Ending, Goal
+from onnxadmm.training.objectives import Goal
 from onnxadmm.training.optimizers import check_schedule
 from onnxadmm.training.phases import Phase, plan_admm, plan_levels, plan_retraining
 from onnxadmm.training.settings import Settings
@@ -16,7 +16,6 @@ __all__ = [
     "Change",
     "Checkpoint",
     "CheckpointStore",
-    "Ending",
     "EpochRecord",
     "Goal",
     "Phase",

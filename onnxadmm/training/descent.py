@@ -90,7 +90,7 @@ class Descent:
             taught = self._teacher.output(index, tensors)
         number = self._at.step + 1
         with self._holding.on_levels():
-            output = module(*tensors)[settings.output]
+            output = settings.goal.rows(module(*tensors)[settings.output])
             loss = settings.goal.loss(output, as_tensor(labels, device), taught)
             value = self._over_processes(loss.detach(), len(index))
             divergence.check_loss(value, imported.outputs[settings.output], number)

@@ -287,10 +287,11 @@ class Trainer:
                 torch.from_numpy(inputs[n]).to(self.accelerator.device)
                 for n in self.imported.inputs
             ]
-            outputs.append(module(*tensors)[self.output].float().cpu().numpy())
-        output = np.concatenate(outputs)
+            output = self.goal.rows(module(*tensors)[self.output])
+            outputs.append(output.float().cpu().numpy())
+        answers = np.concatenate(outputs)
         original = self.teacher.outputs_for(data, self.imported.inputs) if self.teacher else None
-        return self.goal.measure(output, data.labels, original)
+        return self.goal.measure(answers, data.labels, original)
 
     def _tick(self, phase: Phase, solver: Solver | None) -> None:
         at = self.position

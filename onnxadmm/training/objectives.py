@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from onnxadmm.errors import SpecError
+from onnxadmm.errors import DataError, SpecError
+from onnxadmm.graph import Ending, Layout
 from onnxadmm.spec import Distillation, Objective
 
 Array = np.ndarray[Any, Any]
-Ending = Literal["softmax", "sigmoid"]
-"""What the graph's output is behind, where it is no raw value."""
-
+Held = TypeVar("Held", Tensor, Array)
 _EPSILON = 1e-7
 """A probability is taken to be at least so far from 0 and 1 before its logit."""
 
@@ -41,11 +41,17 @@ class Goal:
         objective: The spec's.
         ending: What the output is behind.
         functions: `loss` and `metric`, where they are functions of the user's own.
+        layout: What the output's axes are.
     """
 
     objective: Objective
     ending: Ending | None = None
     functions: Mapping[str, OwnFunction] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
+
+    def rows(self, output: Tensor) -> Tensor:
+        """Return an output as the graph gives it with its samples first, [N, ...]."""
+        return output.movedim(self.layout.samples, 0) if self.layout.samples else output
 
     def loss(self, output: Tensor, labels: Tensor | None, teacher: Tensor | None) -> Tensor:
         """Return the loss of one batch, the mean over its samples.
@@ -85,16 +91,16 @@ class Goal:
         Source: Hinton et al., arXiv 1503.02531, section 2.
         """
         temperature, loss = settings.temperature, self.objective.loss
-        classes = output.dim() == 2 and output.shape[1] > 1  # noqa: PLR2004
-        match = settings.match
+        axis, match = self._class_axis(output), settings.match
         if match == "auto":
-            of_classes = loss == "cross_entropy" or (classes and self.ending != "sigmoid")
-            match = "kl" if of_classes or loss == "bce" else "mse"
+            match = "mse" if axis is None and loss != "bce" else "kl"
         if match == "mse":
             return F.mse_loss(output, teacher)
         if loss == "bce":
             return binary_distillation(self._logits(output), self._logits(teacher), temperature)
-        return distillation(self._logits(output), self._logits(teacher), temperature)
+        return distillation(
+            self._logits(output), self._logits(teacher), temperature, 1 if axis is None else axis
+        )
 
     def measure(self, output: Array, labels: Array | None, original: Array | None) -> float | None:
         """Return the metric over all samples, or None where what it needs isn't there; see `scores`."""
@@ -118,8 +124,13 @@ class Goal:
         function = self.functions.get("metric")
         if function is None:
             boundary = 0.5 if self.ending == "sigmoid" else 0.0
-            metric = self.objective.resolved_metric
-            return scores(metric, output, labels, original, boundary=boundary)
+            metric, axis = self.objective.resolved_metric, self._class_axis(output)
+            if metric == "accuracy" and axis is None:
+                axis = 1
+            sided = self.objective.loss == "bce" or self.ending == "sigmoid"
+            return scores(
+                metric, output, labels, original, axis=axis, boundary=boundary if sided else None
+            )
         value = function(output, labels, original)
         try:
             found = np.asarray(value, np.float64)
@@ -159,14 +170,27 @@ class Goal:
     def _function_asks(self, key: str) -> bool:
         return key in self.functions and self.functions[key].asks_original
 
+    def _class_axis(self, output: Tensor | Array) -> int | None:
+        """Return the axis of the classes of an output [N, ...], or None where its values are no classes."""
+        if self.layout.classes is not None:
+            return self.layout.classes
+        mixed = self.objective.distill
+        if self.objective.loss == "cross_entropy" or (mixed is not None and mixed.match == "kl"):
+            return 1
+        several = output.ndim == 2 and output.shape[1] > 1  # noqa: PLR2004
+        return 1 if several and self.ending != "sigmoid" else None
+
     def _labelled(self, output: Tensor, labels: Tensor) -> Tensor:
         if self.objective.loss == "cross_entropy":
-            return F.cross_entropy(self._logits(output), labels)
+            axis = self._class_axis(output) or 1
+            logits = self._logits(output).movedim(axis, 1)
+            return F.cross_entropy(logits, _fitted(labels, logits[:, 0]))
+        targets = _fitted(labels, output)
         if self.objective.loss == "mse":
-            return F.mse_loss(output, labels.view_as(output))
+            return F.mse_loss(output, targets)
         if self.ending == "sigmoid":
-            return F.binary_cross_entropy(output, labels.view_as(output))
-        return F.binary_cross_entropy_with_logits(output, labels.view_as(output))
+            return F.binary_cross_entropy(output, targets)
+        return F.binary_cross_entropy_with_logits(output, targets)
 
     def _logits(self, output: Tensor) -> Tensor:
         """Return logits of what the graph turned into probabilities; others as they are.
@@ -178,11 +202,11 @@ class Goal:
         return torch.logit(output, eps=_EPSILON) if self.ending == "sigmoid" else output
 
 
-def distillation(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² · KL(teacher || output) at temperature T, of logits over axis 1, the mean over all others."""
-    student = F.log_softmax(output / temperature, dim=1)
-    target = F.log_softmax(teacher / temperature, dim=1)
-    each = F.kl_div(student, target, reduction="none", log_target=True).sum(1)
+def distillation(output: Tensor, teacher: Tensor, temperature: float, axis: int = 1) -> Tensor:
+    """Return T² · KL(teacher || output) at temperature T, of logits over an axis, the mean over all others."""
+    student = F.log_softmax(output / temperature, dim=axis)
+    target = F.log_softmax(teacher / temperature, dim=axis)
+    each = F.kl_div(student, target, reduction="none", log_target=True).sum(axis)
     return each.mean() * temperature**2
 
 
@@ -200,31 +224,66 @@ def scores(
     labels: Array | None,
     original: Array | None,
     *,
-    boundary: float = 0.0,
+    axis: int | None = 1,
+    boundary: float | None = 0.0,
 ) -> Array | None:
     """Return the score of every sample [N], whose mean is the metric, or None where what it needs isn't there.
 
     Args:
-        metric: accuracy (share of samples whose largest output is the label; for targets, as bce has
-            them, share of outputs whose side of the boundary is that of the target of a half), agreement
-            (share whose largest output is the original's; for one column, the side) or mse.
+        metric: accuracy (share of samples, or of their places, whose largest output is the label; for targets, as
+            bce has them, share of outputs whose side of the boundary is that of the target of a half), agreement
+            (share whose largest output is the original's; without classes the share whose side of the boundary
+            is, or how much of the original's variance the output explains) or mse.
         output: The model's output [N, ...].
-        labels: Labels [N], or targets in the output's shape.
+        labels: Labels [N, ...] without the axis of classes, or targets in the output's shape.
         original: The original model's output, for agreement.
-        boundary: Between no and yes: 0 for logits, a half for probabilities.
+        axis: The axis of classes; None where the values are none.
+        boundary: Between no and yes: 0 for logits, a half for probabilities; None where there are no sides.
     """
+    side = boundary or 0.0
     if metric == "agreement":
         if original is None:
             return None
-        return _by_sample(_decide(output, boundary) == _decide(original, boundary))
+        if axis is not None:
+            return _by_sample(_decide(output, side, axis) == _decide(original, side, axis))
+        if boundary is not None:
+            return _by_sample((output > side) == (original > side))
+        return explained(output, original)
     if labels is None:
         return None
     if metric == "accuracy" and labels.dtype.kind == "f":
-        return _by_sample((output > boundary) == (labels.reshape(output.shape) > 0.5))  # noqa: PLR2004
+        return _by_sample((output > side) == (_fitted(labels, output) > 0.5))  # noqa: PLR2004
     if metric == "accuracy":
-        decided = _decide(output, boundary)
-        return _by_sample(decided == labels.reshape(decided.shape))
-    return _by_sample(np.square(output - labels.reshape(output.shape)))
+        decided = _decide(output, side, 1 if axis is None else axis)
+        return _by_sample(decided == _fitted(labels, decided))
+    return _by_sample(np.square(output - _fitted(labels, output)))
+
+
+def _fitted(labels: Held, wanted: Held) -> Held:
+    """Return labels in the shape of what they are compared with.
+
+    Raises:
+        DataError: They have another number of values.
+    """
+    if math.prod(labels.shape) != math.prod(wanted.shape):
+        raise DataError(
+            f"labels: a sample has shape {list(labels.shape[1:])}, but the model's output asks for "
+            f"{list(wanted.shape[1:])}; store labels of that shape"
+        )
+    return labels.reshape(wanted.shape)
+
+
+def explained(output: Array, original: Array) -> Array:
+    """Return of every sample [N] what share of the original's variance its output explains, from 0 to 1.
+
+    One less the mean squared error over the variance of all values of all samples: the coefficient of
+    determination, cut off at 0.
+    """
+    error = _by_sample(np.square(np.subtract(output, original, dtype=np.float64)))
+    variance = float(np.var(original, dtype=np.float64))
+    if not variance:
+        return np.asarray(error == 0, np.float64)
+    return np.asarray(np.clip(1 - error / variance, 0, 1))
 
 
 def _by_sample(values: Array) -> Array:
@@ -232,10 +291,10 @@ def _by_sample(values: Array) -> Array:
     return np.asarray(values.reshape(len(values), -1).mean(axis=1, dtype=np.float64))
 
 
-def _decide(output: Array, boundary: float) -> Array:
-    """Return the class of each sample."""
-    if output.ndim > 1 and output.shape[1] > 1:
-        return np.asarray(output.argmax(1))
+def _decide(output: Array, boundary: float, axis: int) -> Array:
+    """Return the class of each sample, or of each of its places."""
+    if output.ndim > axis and output.shape[axis] > 1:
+        return np.asarray(output.argmax(axis))
     return np.asarray(output.reshape(len(output), -1)[:, 0] > boundary).astype(np.int64)
 
 

@@ -20,14 +20,16 @@ CACHE_BYTES = 512 << 20
 class Teacher:
     """A frozen copy of the original. Its answers to the training set are kept where memory allows."""
 
-    def __init__(self, module: nn.Module, output: int, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, goal: Goal, output: int, device: torch.device) -> None:
         """Copy a module before it is trained.
 
         Args:
             module: The original; returns a tuple of outputs.
+            goal: Tells which axis of the output the samples are.
             output: Index of the output that teaches.
             device: Where it runs.
         """
+        self._goal = goal
         self.module = copied(module).to(device).eval().requires_grad_(False)
         self.index = output
         self.device = device
@@ -48,7 +50,7 @@ class Teacher:
             from accelerate import PartialState
 
             device = PartialState(cpu=not torch.cuda.is_available()).device
-        return cls(module, output, device) if goal.asks_original else None
+        return cls(module, goal, output, device) if goal.asks_original else None
 
     def prepare(self, data: Dataset, names: Sequence[str]) -> None:
         """Compute the answers to every sample, always in the same order, so that a resumed run agrees."""
@@ -65,8 +67,7 @@ class Teacher:
         if self.cache is not None:
             return self.cache[torch.from_numpy(index).to(self.device)]
         with torch.no_grad():
-            answer: Tensor = self.module(*inputs)[self.index]
-        return answer
+            return self._goal.rows(self.module(*inputs)[self.index])
 
     def outputs_for(self, data: Dataset, names: Sequence[str]) -> np.ndarray[Any, Any]:
         """Return the answers to a whole set, computed once."""
@@ -79,4 +80,5 @@ class Teacher:
     def _ask(self, data: Dataset, names: Sequence[str], index: slice) -> np.ndarray[Any, Any]:
         inputs, _ = data.batch(index)
         tensors = [torch.from_numpy(inputs[n]).to(self.device) for n in names]
-        return np.asarray(self.module(*tensors)[self.index].float().cpu().numpy())
+        answer = self._goal.rows(self.module(*tensors)[self.index])
+        return np.asarray(answer.float().cpu().numpy())

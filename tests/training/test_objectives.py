@@ -217,10 +217,10 @@ def test_the_teacher_answers_the_same_from_memory_and_afresh(monkeypatch):
     data, names = dataset(), Network().imported.inputs
     index = np.array([3, 1, 7])
     inputs = [torch.from_numpy(data.batch(index)[0]["x"])]
-    cached = Teacher(Network().imported.module, 0, torch.device("cpu"))
+    cached = Teacher(Network().imported.module, Goal(Objective()), 0, torch.device("cpu"))
     cached.prepare(data, names)
     monkeypatch.setattr(teaching, "CACHE_BYTES", 10)
-    online = Teacher(Network().imported.module, 0, torch.device("cpu"))
+    online = Teacher(Network().imported.module, Goal(Objective()), 0, torch.device("cpu"))
     online.prepare(data, names)
     assert cached.cache is not None
     assert online.cache is None
@@ -231,7 +231,7 @@ def test_the_teacher_answers_the_same_from_memory_and_afresh(monkeypatch):
 def test_the_teacher_is_a_frozen_copy():
     net = Network()
     data = dataset()
-    teacher = Teacher(net.imported.module, 0, torch.device("cpu"))
+    teacher = Teacher(net.imported.module, Goal(Objective()), 0, torch.device("cpu"))
     before = teacher.outputs_for(dataset(9), net.imported.inputs)
     with torch.no_grad():
         for weight in net.imported.binding.values():
@@ -244,7 +244,7 @@ def test_the_teacher_is_a_frozen_copy():
 
 def test_the_teachers_answers_belong_to_their_data_set():
     net = Network()
-    teacher = Teacher(net.imported.module, 0, torch.device("cpu"))
+    teacher = Teacher(net.imported.module, Goal(Objective()), 0, torch.device("cpu"))
     for seed in range(20):  # each data set is gone before the next, and may leave its id to it
         data = dataset(seed, 2)
         answer = teacher.outputs_for(data, net.imported.inputs)

@@ -1,0 +1,108 @@
+"""What an output of a graph is: which axes are samples and classes, and what it is behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxadmm.graph.inputs import real_inputs
+
+Ending = Literal["softmax", "sigmoid"]
+"""What an output is behind, where it is no raw value."""
+
+_PASSED = frozenset({"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"})
+_RENAMED = frozenset({"Identity", "Cast"})
+_SINCE_LAST_AXIS = 13
+"""From this opset on a Softmax without an axis is one over the last."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the axes of an output are.
+
+    Attributes:
+        samples: The axis of the samples. Recognisers of text put time first.
+        classes: The axis of the classes once samples come first; None where the graph doesn't tell.
+    """
+
+    samples: int = 0
+    classes: int | None = None
+
+    def lengths(self, shape: tuple[int, ...]) -> tuple[int | None, int]:
+        """Return how many classes an output of this shape has (None without any), and how many other axes a sample.
+
+        Classes are on axis 1 where the graph doesn't tell.
+        """
+        first = shape[:0] if len(shape) < 2 else shape  # noqa: PLR2004  (nothing but samples)
+        if not first:
+            return None, 0
+        rest = [n for axis, n in enumerate(first) if axis != self.samples]
+        axis = 0 if self.classes is None else self.classes - 1
+        return rest[axis], len(rest) - 1
+
+
+def output_layout(model: ir.Model, index: int) -> Layout:
+    """Return what the axes of the graph output of this index are.
+
+    Classes are what a softmax at the end is over. Samples lie along the axis that bears the name of the batch, the
+    open first dimension of an input; where none does, along the only open one; else along the first.
+    """
+    samples = _samples_axis(model, index)
+    return Layout(samples, _classes_axis(model, index, samples))
+
+
+def output_ending(model: ir.Model, index: int) -> Ending | None:
+    """Return what an output is behind: a Softmax over its classes, or a Sigmoid."""
+    last = _last(model, index)
+    if last is None:
+        return None
+    if last.op_type == "Sigmoid":
+        return "sigmoid"
+    told = output_layout(model, index).classes is not None
+    return "softmax" if last.op_type == "Softmax" and told else None
+
+
+def _samples_axis(model: ir.Model, index: int) -> int:
+    shape = model.graph.outputs[index].shape
+    dims = [] if shape is None else list(shape)
+    firsts = [v.shape[0] for v in real_inputs(model) if v.shape is not None and len(v.shape)]
+    batch = {str(d) for d in firsts if not isinstance(d, int)}
+    named = [axis for axis, d in enumerate(dims) if not isinstance(d, int) and str(d) in batch]
+    if named:
+        return named[0]
+    free = [axis for axis, d in enumerate(dims) if not isinstance(d, int)]
+    return free[0] if len(free) == 1 and batch else 0
+
+
+def _classes_axis(model: ir.Model, index: int, samples: int) -> int | None:
+    output, last = model.graph.outputs[index], _last(model, index)
+    if last is None or last.op_type not in ("Softmax", "LogSoftmax") or output.shape is None:
+        return None
+    node = output.producer()
+    while node is not None and node is not last:
+        # Behind what moves axes it is no longer known which one it was.
+        source = node.inputs[0] if node.op_type in _RENAMED else None
+        node = None if source is None else source.producer()
+    if node is None:
+        return None
+    rank = len(output.shape)
+    since_last = model.opset_imports.get("", 0) >= _SINCE_LAST_AXIS
+    axis = last.attributes.get_int("axis", -1 if since_last else 1)
+    if not rank or not -rank <= axis < rank:
+        return None
+    axis %= rank
+    # Before, it was over all axes from that one on.
+    if axis == samples or (not since_last and axis != rank - 1):
+        return None
+    return axis + 1 if axis < samples else axis
+
+
+def _last(model: ir.Model, index: int) -> ir.Node | None:
+    """Return the node that gives an output its values: what only moves or renames them is passed over."""
+    node = model.graph.outputs[index].producer()
+    while node is not None and node.op_type in _PASSED:
+        source = node.inputs[0] if node.inputs else None
+        node = None if source is None else source.producer()
+    return node if node is not None and node.domain in ("", "ai.onnx") else None
