@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
-from onnxadmm.ops.sizes import known, normal_axes, settled
+from onnxadmm.ops.sizes import known, normal_axes, partly_known, settled
 
 
 @register
@@ -35,10 +36,10 @@ class Pad(Operator):
         assert x is not None
         axes = list(scope.axes(x))
         shape = scope.shape(node.outputs[0])
-        pads = self._settled_pads(node, scope, len(axes))
+        pads = _pads(node, scope, len(axes))
         constant = text(node, "mode", "constant") == "constant"
         for a, labels in enumerate(axes):
-            before, after = pads[a] if pads is not None else (-1, -1)
+            before, after = pads[a]
             if (before, after) == (0, 0):
                 continue
             if constant and min(before, after) >= 0:
@@ -77,27 +78,29 @@ class Pad(Operator):
             value = scope.tensor(_input(node, 2)) if content is None else content.reshape(()).item()
         return scope.call(_padded, scope.tensor(node.inputs[0]), pads, axes, mode, value)
 
-    def _settled_pads(
-        self, node: ir.Node, scope: LabelScope, rank: int
-    ) -> list[tuple[int, int]] | None:
-        """Return (before, after) of each axis where no input can change them."""
-        axes = list(range(rank))
-        if _input(node, 3) is not None:
-            chosen = settled(_input(node, 3), scope)
-            if chosen is None:
-                return None
-            axes = normal_axes(chosen, rank)
-        if "pads" in node.attributes:
-            pads = list(node.attributes["pads"].as_ints())
-        else:
-            content = settled(_input(node, 1), scope)
-            if content is None:
-                return None
-            pads = [int(n) for n in content]
-        result = [(0, 0)] * rank
-        for k, axis in enumerate(axes):
-            result[axis] = (pads[k], pads[k + len(axes)])
-        return result
+
+def _pads(node: ir.Node, scope: LabelScope, rank: int) -> list[tuple[int, int]]:
+    """Return (before, after) of each axis; (-1, -1) where an input may change them."""
+    unknown = [(-1, -1)] * rank
+    axes = list(range(rank))
+    if _input(node, 3) is not None:
+        chosen = settled(_input(node, 3), scope)
+        if chosen is None:
+            return unknown
+        axes = normal_axes(chosen, rank)
+    if "pads" in node.attributes:
+        found: Sequence[Any] = list(node.attributes["pads"].as_ints())
+    else:
+        content = settled(_input(node, 1), scope)
+        found = content.tolist() if content is not None else partly_known(_input(node, 1), scope)
+    if len(found) != 2 * len(axes):
+        return unknown
+    result = [(0, 0)] * rank
+    for k, axis in enumerate(axes):
+        before, after = found[k], found[k + len(axes)]
+        told = isinstance(before, int) and isinstance(after, int)
+        result[axis] = (before, after) if told else (-1, -1)
+    return result
 
 
 def _input(node: ir.Node, port: int) -> ir.Value | None:

@@ -1,13 +1,15 @@
 """Sizes that a graph computes: which element of a shape tensor is which axis of which tensor.
 
 Exporters write `x.view(x.size(0), -1)` as Shape, Gather, Concat, Reshape. Following that arithmetic
-backwards tells what a computed shape will be after channels went.
+backwards tells what a computed shape will be after channels went. It is data movement on sizes: each operator is
+run on arrays of what their elements are.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.graph import constant_of
-from onnxadmm.ops._attributes import integer
-from onnxadmm.ops._base import BuildScope, LabelScope, normal_axis
+from onnxadmm.ops._attributes import integer, integers
+from onnxadmm.ops._base import BuildScope, LabelScope, normal_axis, optional_input
 
 # Longer integer tensors aren't shapes; deeper arithmetic isn't followed.
 _MAX_ENTRIES = 64
@@ -41,6 +43,8 @@ class Unknown:
 
 
 Entry = int | Size | Unknown
+Entries = np.ndarray[Any, np.dtype[np.object_]]
+"""An entry an element, in the tensor's shape."""
 
 
 Settled = Callable[[ir.Value, int], bool]
@@ -61,6 +65,13 @@ def _rank(value: ir.Value, scope: _Shapes) -> int:
 def entries(value: ir.Value | None, scope: _Shapes) -> list[Entry] | None:
     """Return what each element of an integer tensor of rank 0 or 1 is, or None where that isn't known."""
     return None if value is None else Reader(scope).entries(value)
+
+
+def partly_known(value: ir.Value | None, scope: SettledShapes) -> list[Entry]:
+    """Return what the elements of a tensor [n] are as far as that is known; none where nothing is."""
+    if value is None:
+        return []
+    return Reader(scope, scope.settled, partly=True).entries(value) or []
 
 
 class SettledShapes(_Shapes, Protocol):
@@ -144,134 +155,191 @@ def settled(value: ir.Value | None, scope: LabelScope) -> np.ndarray[Any, Any] |
 
 
 class Reader:
-    """Reads integer tensors element by element, each value once."""
+    """Reads integer tensors element by element, each value once: arrays of entries go where the graph's go."""
 
     def __init__(
-        self,
-        scope: _Shapes,
-        settled: Settled | None = None,
+        self, scope: _Shapes, settled: Settled | None = None, *, partly: bool = False
     ) -> None:
+        """Hold what to read with.
+
+        Args:
+            scope: Tells shapes.
+            settled: Which axes have one length in every run; by default none is taken for it.
+            partly: Read tensors of any rank, and call an element unknown where its arithmetic isn't followed,
+                rather than not to read its tensor at all.
+        """
         self._scope = scope
         self._settled = settled or (lambda _value, _axis: False)
-        self._memo: dict[ir.Value, list[Entry] | None] = {}
+        self._partly = partly
+        self._memo: dict[ir.Value, Entries | None] = {}
         self._depth = 0
 
     def entries(self, value: ir.Value) -> list[Entry] | None:
         """Return what each element of a tensor of rank 0 or 1 is, or None where that isn't known."""
+        found = self._array(value)
+        return None if found is None or found.ndim > 1 else found.reshape(-1).tolist()
+
+    def _array(self, value: ir.Value | None) -> Entries | None:
+        if value is None:
+            return None
         if value not in self._memo:
             self._depth += 1
             self._memo[value] = self._read(value) if self._depth <= _MAX_DEPTH else None
             self._depth -= 1
         return self._memo[value]
 
-    def _read(self, value: ir.Value) -> list[Entry] | None:
+    def _read(self, value: ir.Value) -> Entries | None:
         held = constant_of(value)
         if held is not None:
-            small = held.dtype.kind in "iub" and held.ndim <= 1 and held.size <= _MAX_ENTRIES
-            return [int(n) for n in held.reshape(-1)] if small else None
+            if held.size > _MAX_ENTRIES or (held.ndim > 1 and not self._partly):
+                return None
+            if held.dtype.kind not in "iub":
+                return self._unread(value)
+            return _entries([int(n) for n in held.reshape(-1)], held.shape)
         node = value.producer()
         if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in RULES:
-            return None
-        if _rank(value, self._scope) > 1:
+            return self._unread(value)
+        if not self._partly and _rank(value, self._scope) > 1:
             return None
         found = RULES[node.op_type](self, node)
-        return found if found is not None and len(found) <= _MAX_ENTRIES else None
+        return found if found is not None and found.size <= _MAX_ENTRIES else None
+
+    def _unread(self, value: ir.Value) -> Entries | None:
+        """Return unknown elements for a small tensor that isn't read, if that is asked for."""
+        shape = self._scope.shape(value) if self._partly else (_MAX_ENTRIES + 1,)
+        size = math.prod(shape)
+        return _entries([Unknown()] * size, shape) if size <= _MAX_ENTRIES else None
 
     # --- one rule an operator
 
-    def _shape(self, node: ir.Node) -> list[Entry] | None:
+    def _shape(self, node: ir.Node) -> Entries | None:
         x = node.inputs[0]
         assert x is not None
         rank = _rank(x, self._scope)
-        inner = self.entries(x) if rank == 1 else None
+        inner = self._array(x) if rank == 1 else None
+        axes = read_axes(node, rank)
         if inner is not None:
             # The length of a shape is a rank, which no input changes.
-            return [len(inner) for _ in read_axes(node, rank)]
+            return _entries([len(inner) for _ in axes])
         shape = self._scope.shape(x)
-        return [shape[a] if self._settled(x, a) else Size(x, a) for a in read_axes(node, rank)]
+        return _entries([shape[a] if self._settled(x, a) else Size(x, a) for a in axes])
 
-    def _same(self, node: ir.Node) -> list[Entry] | None:
-        assert node.inputs[0] is not None
+    def _same(self, node: ir.Node) -> Entries | None:
         if node.op_type == "Cast" and integer(node, "to", 0) not in WHOLE:
-            return None
-        return self.entries(node.inputs[0])
+            # What is calculated with it is no size any more.
+            return self._unread(node.outputs[0])
+        found = self._array(node.inputs[0])
+        rank = _rank(node.outputs[0], self._scope)
+        if found is None or rank == found.ndim:
+            return found
+        if rank < 2:  # noqa: PLR2004
+            return found.reshape((-1,) * rank) if rank or found.size == 1 else None
+        shape = self._scope.shape(node.outputs[0])
+        return found.reshape(shape) if math.prod(shape) == found.size else None
 
-    def _picked(self, node: ir.Node) -> list[Entry] | None:
-        data, indices = (self._operand(node, k) for k in (0, 1))
-        if data is None or indices is None:
-            return None
-        if not all(isinstance(i, int) and -len(data) <= i < len(data) for i in indices):
-            return None
-        return [data[i] for i in indices if isinstance(i, int)]
+    def _turned(self, node: ir.Node) -> Entries | None:
+        found = self._array(node.inputs[0])
+        return (
+            None
+            if found is None
+            else found.transpose(integers(node, "perm", range(found.ndim)[::-1]))
+        )
 
-    def _sliced(self, node: ir.Node) -> list[Entry] | None:
-        data = self._operand(node, 0)
+    def _picked(self, node: ir.Node) -> Entries | None:
+        data, indices = (self._array(node.inputs[k]) for k in (0, 1))
+        if data is None or indices is None or not data.ndim:
+            return None
+        axis = normal_axis(integer(node, "axis", 0), data.ndim)
+        size = data.shape[axis]
+        if not all(isinstance(i, int) and -size <= i < size for i in indices.reshape(-1)):
+            return None
+        return np.asarray(np.take(data, indices.astype(np.int64), axis), object)
+
+    def _sliced(self, node: ir.Node) -> Entries | None:
+        data = self._array(node.inputs[0])
+        if data is None or not data.ndim:
+            return None
         if "starts" in node.attributes:
-            bounds: list[Any] = [node.attributes[n].as_ints() for n in ("starts", "ends")]
+            bounds = [integers(node, name, ()) for name in ("starts", "ends")]
+            axes, steps = integers(node, "axes", range(len(bounds[0]))), [1] * len(bounds[0])
         else:
-            bounds = [self._operand(node, k) for k in (1, 2)]
-        step = self._operand(node, 4) if len(node.inputs) > 4 and node.inputs[4] else [1]  # noqa: PLR2004
-        if data is None or step is None or None in bounds or any(len(b) != 1 for b in bounds):
-            return None
-        first, last, stride = bounds[0][0], bounds[1][0], step[0]
-        if not (isinstance(first, int) and isinstance(last, int) and isinstance(stride, int)):
-            return None
-        chosen = sliced_indices(len(data), first, last, stride)
-        return [data[i] for i in chosen.tolist()]
-
-    def _joined(self, node: ir.Node) -> list[Entry] | None:
-        result: list[Entry] = []
-        for k in range(len(node.inputs)):
-            part = self._operand(node, k)
-            if part is None or len(result) > _MAX_ENTRIES:
+            read = [self._numbers(node, port) for port in (1, 2, 3, 4)]
+            if read[0] is None or read[1] is None:
                 return None
-            result += part
-        return result
+            bounds = [read[0], read[1]]
+            given = [bool(optional_input(node, port)) for port in (3, 4)]
+            if any(there and r is None for there, r in zip(given, read[2:], strict=True)):
+                return None
+            axes = read[2] if read[2] is not None else list(range(len(read[0])))
+            steps = read[3] if read[3] is not None else [1] * len(read[0])
+        for axis, first, last, step in zip(axes, *bounds, steps, strict=True):
+            chosen = sliced_indices(data.shape[axis], first, last, step)
+            data = data.take(chosen, axis)
+        return data
 
-    def _multiplied(self, node: ir.Node) -> list[Entry] | None:
-        x = self._operand(node, 0)
+    def _joined(self, node: ir.Node) -> Entries | None:
+        parts: list[Entries] = []
+        for value in node.inputs:
+            part = self._array(value)
+            if part is None or not part.ndim or sum(p.size for p in parts) > _MAX_ENTRIES:
+                return None
+            parts.append(part)
+        return np.concatenate(parts, integer(node, "axis", 0))
+
+    def _multiplied(self, node: ir.Node) -> Entries | None:
+        x = self._array(node.inputs[0])
         # Of one axis all there is to choose is whether it is reduced; an empty list of axes may say no.
-        if x is None or integer(node, "noop_with_empty_axes", 0):
+        if x is None or x.ndim != 1 or integer(node, "noop_with_empty_axes", 0):
             return None
         result: Entry = 1
         for entry in x:
             result = _combine("Mul", result, entry)
-        return [result]
+        return _entries([result], (1,) * _rank(node.outputs[0], self._scope))
 
-    def _combined(self, node: ir.Node) -> list[Entry] | None:
+    def _combined(self, node: ir.Node) -> Entries | None:
         if len(node.inputs) != 2 or integer(node, "fmod", 0):  # noqa: PLR2004  (Max and Min take any number)
             return None
-        a, b = (self._operand(node, k) for k in (0, 1))
-        if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
-            return None
-        n = max(len(a), len(b)) if a and b else 0
-        a, b = (x * n if len(x) == 1 else x for x in (a, b))
-        return [_combine(node.op_type, x, y) for x, y in zip(a, b, strict=True)]
+        return self._elementwise(node, lambda x, y: _combine(node.op_type, x, y))
 
-    def _chosen(self, node: ir.Node) -> list[Entry] | None:
-        operands = [self._operand(node, k) for k in (0, 1, 2)]
-        n = max((len(o) for o in operands if o is not None), default=0)
-        rows = [o * n if o is not None and len(o) == 1 else o for o in operands]
-        if any(row is None or len(row) != n for row in rows):
-            return None
-        condition, yes, no = (row or [] for row in rows)
-        return [
-            (y if c else z) if isinstance(c, int) else _unknown(c, y, z)
-            for c, y, z in zip(condition, yes, no, strict=True)
-        ]
+    def _chosen(self, node: ir.Node) -> Entries | None:
+        def choose(condition: Entry, yes: Entry, no: Entry) -> Entry:
+            if isinstance(condition, int):
+                return yes if condition else no
+            return _unknown(condition, yes, no)
 
-    def _filled(self, node: ir.Node) -> list[Entry] | None:
-        counts = self._operand(node, 0)
+        return self._elementwise(node, choose)
+
+    def _elementwise(self, node: ir.Node, function: Callable[..., Entry]) -> Entries | None:
+        operands = [a for v in node.inputs if (a := self._array(v)) is not None]
+        if len(operands) < len(node.inputs):
+            return None
+        try:
+            found = np.frompyfunc(function, len(operands), 1)(*operands)
+        except ValueError:
+            return None
+        return np.asarray(found, object)
+
+    def _filled(self, node: ir.Node) -> Entries | None:
+        counts = self._numbers(node, 0)
         fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else None
-        if counts is None or len(counts) != 1 or fill is None or fill.dtype.kind not in "iub":
+        if counts is None or fill is None or fill.dtype.kind not in "iub":
             return None
-        count = counts[0]
-        whole = isinstance(count, int) and count <= _MAX_ENTRIES
-        return [int(fill.reshape(-1)[0])] * count if isinstance(count, int) and whole else None
+        size = math.prod(counts)
+        if min(counts, default=0) < 0 or size > _MAX_ENTRIES:
+            return None
+        return _entries([int(fill.reshape(-1)[0])] * size, tuple(counts))
 
-    def _operand(self, node: ir.Node, port: int) -> list[Entry] | None:
-        value = node.inputs[port]
-        return None if value is None else self.entries(value)
+    def _numbers(self, node: ir.Node, port: int) -> list[int] | None:
+        """Return an input that is numbers alone, as a list."""
+        found = self._array(optional_input(node, port))
+        numbers = [] if found is None else [n for n in found.reshape(-1) if isinstance(n, int)]
+        return numbers if found is not None and len(numbers) == found.size else None
+
+
+def _entries(found: Sequence[Entry], shape: tuple[int, ...] | None = None) -> Entries:
+    array = np.empty(len(found), object)
+    array[:] = found
+    return array if shape is None else array.reshape(shape)
 
 
 def _unknown(*parts: Entry) -> Unknown:
@@ -287,11 +355,11 @@ def _unknown(*parts: Entry) -> Unknown:
 def _combine(op_type: str, x: Entry, y: Entry) -> Entry:
     """Compute two elements, where they are numbers or the one doesn't matter."""
     if isinstance(x, int) and isinstance(y, int):
-        if op_type == "Div":
+        if op_type in ("Div", "Mod"):
             # The standard leaves the sign of a rounded quotient open; sizes have none.
-            return x // y if y > 0 and x >= 0 else Unknown()
-        if op_type == "Mod":
-            return x % y if y > 0 and x >= 0 else Unknown()
+            if y <= 0 or x < 0:
+                return Unknown()
+            return x // y if op_type == "Div" else x % y
         return int(_WHOLE_NUMBERS[op_type](x, y))
     if op_type in ("Mul", "Div") and y == 1:
         return x
@@ -316,13 +384,14 @@ _WHOLE_NUMBERS: dict[str, Callable[[int, int], int]] = {
     "LessOrEqual": operator.le,
 }
 
-RULES: dict[str, Callable[[Reader, ir.Node], list[Entry] | None]] = {
+RULES: dict[str, Callable[[Reader, ir.Node], Entries | None]] = {
     "Shape": Reader._shape,  # noqa: SLF001  (the table of the class's own rules)
     "Gather": Reader._picked,  # noqa: SLF001
     "Slice": Reader._sliced,  # noqa: SLF001
     "Concat": Reader._joined,  # noqa: SLF001
     "Where": Reader._chosen,  # noqa: SLF001
     "ConstantOfShape": Reader._filled,  # noqa: SLF001
+    "Transpose": Reader._turned,  # noqa: SLF001
     **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), Reader._same),  # noqa: SLF001
     "ReduceProd": Reader._multiplied,  # noqa: SLF001
     **dict.fromkeys((*_WHOLE_NUMBERS, "Div", "Mod"), Reader._combined),  # noqa: SLF001
