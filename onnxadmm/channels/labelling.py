@@ -268,6 +268,8 @@ class _Scope:
             return
         name = node.outputs[0].name if node.outputs else None
         if name in self._inside:
+            self._forget_plain_shuffle(name)
+        if name in self._inside:
             self.assign(node.outputs[0], [unlabelled(n) for n in self.shape(node.outputs[0])])
             return
         if name in self._shuffles:
@@ -292,6 +294,14 @@ class _Scope:
             if held is not None:
                 self._statistics.add(held.name or "")
         operator.labels(node, self)
+
+    def _forget_plain_shuffle(self, name: str | None) -> None:
+        """Take the nodes of a shuffle for what they are where no channels lie on its axis."""
+        result = next(n for n, s in self._shuffles.items() if name in s.between)
+        shuffle = self._shuffles[result]
+        if not self.axes(shuffle.source)[shuffle.axis].any():
+            del self._shuffles[result]
+            self._inside -= set(shuffle.between)
 
     def _meet_targets(self, shuffle: Shuffle) -> None:
         """Couple a shuffled axis with the sizes that the shuffle's shapes are computed from.
