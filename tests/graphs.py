@@ -250,6 +250,19 @@ class Builder:
             square = self.node("ReduceMean", self.node("Mul", centred, centred), axes=[1])
             root = self.node("Sqrt", self.node("Add", square, self.constant(0.1, np.float32)))
             self.value = self.node("Mul", self.node("Div", centred, root), self.weight(c, 1, 1))
+        elif kind == "sums":
+            # Means by hand: the number of channels is a constant.
+            each, axes = self.constant(1 / c, np.float32), self.constant([1])
+            mean = self.node("Mul", self.node("ReduceSum", x, axes), each)
+            total = self.node("ReduceSum", self.node("Mul", x, x), axes)
+            square = self.node("Div", total, self.constant([c], np.float32))
+            spread = self.node("Sub", square, self.node("Mul", mean, mean))
+            root = self.node("Sqrt", self.node("Add", spread, self.constant(0.1, np.float32)))
+            self.value = self.node("Div", self.node("Sub", x, mean), root)
+        elif kind == "inverse":
+            # Of a removed channel this is infinite.
+            above = self.constant(self.rng.uniform(0.5, 1.5, (c, 1, 1)), np.float32)
+            self.value = self.node("Reciprocal", self.node("Add", self.node("Abs", x), above))
         elif kind == "l2":
             shifted = self.node("Add", x, self.weight(c, 1, 1))
             self.value = self.node("LpNormalization", shifted, axis=1)
@@ -370,6 +383,9 @@ EVERY_BLOCK = (
 )
 
 
+STATISTICS = ("rms", "layer", "sums", "inverse", "l2", "map", "instance")
+
+
 @st.composite
 def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
     """Draw a small network of some blocks with one head."""
@@ -389,7 +405,7 @@ def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
         elif block == "activation":
             b.activation(draw(st.sampled_from(["Relu", "Sigmoid", "Tanh", "PRelu", "LeakyRelu"])))
         elif block == "statistic":
-            b.statistic(draw(st.sampled_from(["rms", "layer", "l2", "map", "instance"])))
+            b.statistic(draw(st.sampled_from(STATISTICS)))
         else:
             getattr(b, block)()
     b.head(draw(st.sampled_from(["flatten", "reshape", "pool", "computed", "mean"])))

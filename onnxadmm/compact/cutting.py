@@ -12,7 +12,6 @@ from onnxadmm import ops
 from onnxadmm.channels import Labelling
 from onnxadmm.channels.labelling import is_settled
 from onnxadmm.channels.shuffles import Shuffle
-from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.compact.masks import among
 from onnxadmm.compact.shapes import record_shapes, recorded_shapes, shapes_after
 from onnxadmm.graph import Probe, clear_stale, constant_of
@@ -209,7 +208,7 @@ class Surgery:
         other = np.ones(len(content), bool)
         other[places] = False
         addend = hold(graph, f"{name}:numbers", content)
-        if self._model.opset_imports.get("", 1) < WHERE_SINCE:
+        if self._model.opset_imports.get("", 1) < ops.WHERE_SINCE:
             factor = hold(graph, f"{name}:computed", other.astype(np.int64))
             rest = ir.node("Mul", [value, factor], name=f"{name}:rest")
             rest.outputs[0].name = rest.name

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxadmm.channels import Labelling
 from onnxadmm.compact.masks import alive_mask, among
 from onnxadmm.graph.holding import hold
+from onnxadmm.ops import WHERE_SINCE
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +34,6 @@ POLES = frozenset(
     }
 )
 """Operators that may not be finite where their inputs are zero."""
-WHERE_SINCE = 9
 
 
 def guard_poles(

@@ -144,6 +144,7 @@ def _selected(
         gather = _node("Gather", [value, hold(graph, f"{name}:places", places)], name, axis=axis)
         graph.insert_before(node, gather)
         value = gather.outputs[0]
+    scope.rename(read, value)
     return value
 
 

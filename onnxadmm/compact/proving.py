@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxadmm import ops
 from onnxadmm.bench import IsolatedSession, open_isolated, run
 from onnxadmm.bench.sessions import explain
 from onnxadmm.compact.deciding import SMOOTH, decisions, with_decisions
-from onnxadmm.compact.guarding import WHERE_SINCE
 from onnxadmm.compact.rounding import only_rounding
 from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import compare_outputs, showing
@@ -89,11 +89,11 @@ def prove(
         for n in names
     }
     worst = max(errors.values())
-    if not worst <= TOLERANCE and odd and masked.opset_imports.get("", 1) < WHERE_SINCE:
+    if not worst <= TOLERANCE and odd and masked.opset_imports.get("", 1) < ops.WHERE_SINCE:
         raise UnsupportedError(
             "the cut model can't be proven equal to the masked one: a removed channel is not finite where it is "
             f"zero, and opset {masked.opset_imports.get('', 1)} has no Where to leave it out; export with opset "
-            f"{WHERE_SINCE} or newer"
+            f"{ops.WHERE_SINCE} or newer"
         )
     if not told:
         raise UnsupportedError(

@@ -42,6 +42,7 @@ from onnxadmm.ops import (
     transposed,
 )
 from onnxadmm.ops._base import (
+    WHERE_SINCE,
     BuildScope,
     CutScope,
     Labels,
@@ -73,6 +74,7 @@ from onnxadmm.ops.windows import Window, kernel_window
 
 __all__ = [
     "INCLUDED",
+    "WHERE_SINCE",
     "BuildScope",
     "CutScope",
     "LabelScope",

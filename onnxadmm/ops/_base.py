@@ -253,6 +253,16 @@ def optional_input(node: ir.Node, port: int) -> ir.Value | None:
     return node.inputs[port] if port < len(node.inputs) else None
 
 
+WHERE_SINCE = 9
+"""From this opset on the reference can set to zero what an operator makes of removed channels."""
+
+
+def is_guarded(node: ir.Node) -> bool:
+    """Whether what the node makes of removed channels, which are 0, may be infinite or no number."""
+    imports = node.graph.opset_imports if node.graph is not None else {}
+    return imports.get("", imports.get("ai.onnx", 1)) >= WHERE_SINCE
+
+
 def fix_all(node: ir.Node, scope: LabelScope, reason: str) -> None:
     """Fix every channel that reaches the node, and give its outputs none."""
     for value in node.inputs:

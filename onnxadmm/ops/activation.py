@@ -15,6 +15,7 @@ from onnxadmm.ops._base import (
     Operator,
     describe,
     fix_all,
+    is_guarded,
     normal_axis,
     optional_input,
     register,
@@ -40,11 +41,14 @@ class Unary(Operator):
 
 
 class NotFiniteAtZero(Unary):
-    """A function that would turn a removed channel, which is zero in the reference, into no number."""
+    """A function that turns a removed channel, which is zero in the reference, into no number."""
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Fix all: infinity times a weight of zero isn't zero."""
-        fix_all(node, scope, f"{describe(node)} is not finite at 0")
+        """Fix all where the reference can't set it to zero: infinity times a weight of zero isn't zero."""
+        if is_guarded(node):
+            super().labels(node, scope)
+        else:
+            fix_all(node, scope, f"{describe(node)} is not finite at 0")
 
 
 def _unary(

@@ -11,13 +11,16 @@ import onnx_ir as ir
 from onnxadmm.graph import constant_of
 from onnxadmm.ops._base import (
     BuildScope,
+    CutScope,
     Labels,
     LabelScope,
     Operator,
     describe,
+    is_guarded,
     register,
     unlabelled,
 )
+from onnxadmm.ops.counts import mend_count
 from onnxadmm.ops.unsigned import compute, is_unsigned, kind_of_value
 
 
@@ -97,6 +100,10 @@ class Mul(Binary):
 
     op_type, versions, function = "Mul", (7, 13, 14), "mul"
 
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Mend the number of a mean by hand."""
+        mend_count(node, scope)
+
 
 @register
 class Div(Binary):
@@ -105,12 +112,16 @@ class Div(Binary):
     op_type, versions, function = "Div", (7, 13, 14), "div"
 
     def labels(self, node: ir.Node, scope: LabelScope) -> None:
-        """Equal positions, equal labels; a divisor that masking would set to zero keeps its channels."""
+        """Equal positions, equal labels; without Where a divisor that masking would set to zero keeps its channels."""
         super().labels(node, scope)
         divisor = node.inputs[1]
-        if divisor is not None and constant_of(divisor) is not None:
+        if divisor is not None and constant_of(divisor) is not None and not is_guarded(node):
             for labels in scope.axes(divisor):
                 scope.fix(labels, f"{describe(node)} divides by them")
+
+    def resize(self, node: ir.Node, scope: CutScope) -> None:
+        """Mend the number of a mean by hand."""
+        mend_count(node, scope)
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call torch's div, truncating for integers."""

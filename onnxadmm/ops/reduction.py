@@ -6,16 +6,15 @@ over the live ones, and its channels are renormalised. The others pass on.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from onnxadmm.errors import UnsupportedError
-from onnxadmm.graph import constant_of
 from onnxadmm.ops._attributes import integer
 from onnxadmm.ops._base import (
     BuildScope,
-    Labels,
     LabelScope,
     Operator,
     describe,
@@ -25,6 +24,7 @@ from onnxadmm.ops._base import (
     register,
     unlabelled,
 )
+from onnxadmm.ops.counts import dividers, reduced_axes
 from onnxadmm.ops.sizes import known, normal_axes, settled
 
 
@@ -48,27 +48,21 @@ class Reduction(Operator):
             if values is None:
                 fix_all(node, scope, f"{describe(node)} computes its axes at run time")
                 return
-        reduced = set(normal_axes(values, len(axes)))
-        if not reduced and not integer(node, "noop_with_empty_axes", 0):
-            reduced = set(range(len(axes)))
+        reduced = set(reduced_axes(node, len(axes), values))
         keep = integer(node, "keepdims", 1)
         result = []
         for a, labels in enumerate(axes):
             if a in reduced:
-                self.reduce(node, scope, labels)
+                scope.renormalise(node, labels, f"{describe(node)} is computed over them")
             if a not in reduced:
                 result.append(labels)
             elif keep:
                 result.append(unlabelled(1))
+        if any(axes[a].any() for a in reduced):
+            # The reference divides by the number of live ones too.
+            for user, _ in dividers(node, math.prod(len(axes[a]) for a in reduced)):
+                scope.take_live(user)
         scope.assign(node.outputs[0], result)
-
-    def reduce(self, node: ir.Node, scope: LabelScope, labels: Labels) -> None:
-        """Say what becomes of channels that are reduced."""
-        counted = _counts(node, len(labels))
-        if counted is not None:
-            scope.fix(labels, f"{describe(counted)} holds their number as a constant")
-        else:
-            scope.renormalise(node, labels, f"{describe(node)} is computed over them")
 
     def build(self, node: ir.Node, scope: BuildScope) -> Any:
         """Call the torch reduction over the axes.
@@ -116,18 +110,6 @@ def _over_computed(op_type: str, x: Any, axes: Any, keep: bool, noop: bool) -> A
         # Over no axis each element is reduced alone.
         return function(x.unsqueeze(-1), [x.dim()], False)
     return function(x, chosen or list(range(x.dim())), keep)
-
-
-def _counts(node: ir.Node, size: int) -> ir.Node | None:
-    """Return a node that divides a sum by the constant number of what was summed: a mean by hand."""
-    for user, port in node.outputs[0].uses() if node.op_type.startswith("ReduceSum") else ():
-        held = constant_of(user.inputs[1 - port]) if user.op_type in ("Div", "Mul") else None
-        if held is not None and held.size == 1 and held.dtype.kind == "f":
-            divisor = float(held.reshape(()))
-            times = divisor if user.op_type == "Mul" else 1 / divisor if divisor else 0.0
-            if abs(times * size - 1) < 1e-3:  # noqa: PLR2004
-                return user
-    return None
 
 
 def _mean(x: Any, axes: list[int], keep: bool) -> Any:
