@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from onnxadmm.pipeline.masters import Masters
 from onnxadmm.pipeline.measuring import Evaluation, accounts, evaluate, time_models, with_calls
 from onnxadmm.pipeline.output import check_output, locked, write_all
 from onnxadmm.pipeline.packing import pack
+from onnxadmm.pipeline.processes import is_worker, leave_the_rest_to_main
 from onnxadmm.pipeline.receipts import FINISHED, finished, identity, receipt
 from onnxadmm.pipeline.request import (
     ModelLike,
@@ -131,7 +133,9 @@ def compress(
         OnnxadmmError: See `onnxadmm.errors`.
     """
     request = resolve(model, spec, overrides, allow_code=allow_code)
-    journal, stopping = Journal(progress or Silent()), stop or NeverStop()
+    worker = is_worker()
+    listener = Silent() if worker or progress is None else progress
+    journal, stopping = Journal(listener), stop or NeverStop()
     if output is None:
         return _run(request, journal, stopping, None, resume=False)
     folder = Path(output)
@@ -141,7 +145,7 @@ def compress(
         else None
     )
     check_output(folder, source)
-    with locked(folder):
+    with contextlib.nullcontext() if worker else locked(folder):
         result = _run(request, journal, stopping, folder, resume=resume)
         write_all(folder, result.files)
     return result
@@ -215,6 +219,7 @@ def _carry_out(
         seen = probe(pruned)
     pruned = learner.retrain(pruned, seen)
     pruned, on_levels = learner.quantize(pruned, seen, checked.rules)
+    leave_the_rest_to_main()
     with journal.stage("prove"):
         reference = surgery.reference(pruned)
         proof = prove(reference, pruned, feeds.proof(), further=feeds.other_batch())

@@ -32,6 +32,7 @@ from onnxadmm.pipeline.goals import goal_of, try_functions
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.limits import constraints, level_sets
+from onnxadmm.pipeline.processes import is_worker
 from onnxadmm.pipeline.receipts import training_identity
 from onnxadmm.pipeline.request import Request, Samples, output_index
 from onnxadmm.progress import StopRequest
@@ -122,7 +123,7 @@ class Learner:
         Otherwise they go, of all stages: a run that is resumed later must not meet those of an earlier one.
         """
         self._folder, self._identity = folder, dict(identity)
-        stages = [] if resume else [p for p in (folder / "checkpoints").glob("*") if p.is_dir()]
+        stages = [] if resume or is_worker() else [p for p in (folder / "checkpoints").glob("*") if p.is_dir()]
         for stage in stages:
             CheckpointStore(stage, identity).clear()
 
