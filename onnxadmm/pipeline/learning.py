@@ -123,7 +123,11 @@ class Learner:
         Otherwise they go, of all stages: a run that is resumed later must not meet those of an earlier one.
         """
         self._folder, self._identity = folder, dict(identity)
-        stages = [] if resume or is_worker() else [p for p in (folder / "checkpoints").glob("*") if p.is_dir()]
+        stages = (
+            []
+            if resume or is_worker()
+            else [p for p in (folder / "checkpoints").glob("*") if p.is_dir()]
+        )
         for stage in stages:
             CheckpointStore(stage, identity).clear()
 
