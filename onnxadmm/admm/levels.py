@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ class QuantizedWeight(Constraint):
     levels: Levels
     axis: int | None = None
     """The axis with scales of its own; None: one scale."""
+    linear: ClassVar[bool] = False
     support: Tensor | None = field(default=None, compare=False, repr=False)
     """Boolean mask of the weight's shape: what pruning left. Outside of it the weight stays 0."""
 

@@ -158,7 +158,7 @@ class Descent:
             "optimizer": plain,
             "rate": self._rate.pack(),
             "averaged": self.average.steps if self.average else None,
-            "rho": self.solver.rho if self.solver else None,
+            "rhos": list(self.solver.rhos) if self.solver else None,
             "updates": self.solver.updates if self.solver else None,
         }
 
@@ -169,7 +169,7 @@ class Descent:
         if "rate" not in plain:
             return
         fresh = self.pack()[1]
-        for name in ("rate", "averaged", "rho", "updates"):
+        for name in ("rate", "averaged", "rhos", "updates"):
             require_alike(plain[name], fresh[name])
         packed = checkpoint.under("optimizer.", device)
         full = {f"optimizer.{n}": t for n, t in packed.items()}
@@ -177,7 +177,7 @@ class Descent:
         self._rate.restore(plain["rate"])
         if self.solver is not None:
             state = checkpoint.under("solver.", device)
-            self.solver.restore(state, plain["rho"], plain["updates"])
+            self.solver.restore(state, plain["rhos"], plain["updates"])
         if self.average is not None:
             self.average.restore(checkpoint.under("average.", device), plain["averaged"])
 

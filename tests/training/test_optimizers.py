@@ -158,9 +158,10 @@ def test_clipping_shortens_the_losss_gradient_and_leaves_the_penalty_whole(kind)
         def reading(phase, take, index, weights=weights, clip=clip):
             penalty = {n: torch.zeros_like(w) for n, w in weights.items()}
             if phase.solver is not None:
-                for z, u in zip(phase.solver.z, phase.solver.u, strict=True):
+                solver = phase.solver
+                for rho, z, u in zip(solver.rhos, solver.z, solver.u, strict=True):
                     for n in z:
-                        penalty[n] += phase.solver.rho * (weights[n].detach() - z[n] + u[n])
+                        penalty[n] += rho * (weights[n].detach() - z[n] + u[n])
             value = take(index)
             parts = [weights[n].grad - penalty[n] for n in weights if weights[n].grad is not None]
             found.setdefault(str(clip), torch.cat([p.flatten() for p in parts]))

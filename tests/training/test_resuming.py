@@ -315,7 +315,7 @@ def leaf(document, path, value):
         (["rate", "since"], "0"),
         (["rate", "groups"], []),
         (["rate", "groups", 0, "lr"], "0.1"),
-        (["rho"], [1.0]),
+        (["rhos"], 1.0),
         (["updates"], "many"),
         (["good"], 3),
         (["good", "history"], {}),
