@@ -25,7 +25,11 @@ def one_line(text: object, limit: int = 280) -> str:
     Names in a model are a stranger's bytes: control characters (terminal escapes among them) are
     replaced, white space is folded, and the middle of a long text gives way to `…`.
     """
-    line = " ".join(str(text).split())
+    whole = str(text)
+    # Of a name of megabytes nobody sees the middle.
+    if len(whole) > 16 * limit:
+        whole = f"{whole[: 8 * limit]} {whole[-8 * limit :]}"
+    line = " ".join(whole.split())
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     if len(line) <= limit:
         return line

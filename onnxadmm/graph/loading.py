@@ -28,6 +28,9 @@ _SKELETON_BYTES = 1024
 # Protobuf's numbers for string and bytes; and the bytes that needn't be text.
 _TEXTS = {9, 12}
 _BINARY = {"raw_data", "string_data", "s"}
+# Names are compared, written and shown at every turn; these texts are kept as they are.
+_LONG = {"doc_string", "value"}
+_NAME_CHARACTERS = 1 << 20
 # Its warnings about odd models aren't for the user's terminal.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 _MICROSOFT = "com.microsoft"
@@ -74,7 +77,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         proto = _parse(file.content)
         # As large as all that is made of it.
         del file
-        _check_text(proto)
+        _check_texts(proto)
         structure.check_structure(proto)
         with ModelFolder(path, identity) as folder:
             held = _absorb(proto, folder)
@@ -101,8 +104,8 @@ def _parse(content: bytes) -> ModelProto:
     return proto
 
 
-def _check_text(proto: ModelProto) -> None:
-    """Refuse names and texts that aren't UTF-8; protobuf leaves that to its readers."""
+def _check_texts(proto: ModelProto) -> None:
+    """Refuse texts that aren't UTF-8, which protobuf leaves to its readers, and names like whole files."""
     for message in tensors.walk(proto):
         for name, repeated in _text_fields(message.DESCRIPTOR):
             value = getattr(message, name)
@@ -112,6 +115,12 @@ def _check_text(proto: ModelProto) -> None:
                     kind = message.DESCRIPTOR.name.removesuffix("Proto")
                     raise ModelError(
                         f"invalid text: {name} of a {kind} isn't UTF-8; export the model again"
+                    )
+                if len(text) > _NAME_CHARACTERS and name not in _LONG:
+                    kind = message.DESCRIPTOR.name.removesuffix("Proto")
+                    raise UnsupportedError(
+                        f"{name} of a {kind} has {len(text)} characters, too large a size for a name (at most "
+                        f"{_NAME_CHARACTERS}); name it anew"
                     )
 
 

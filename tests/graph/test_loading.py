@@ -278,6 +278,25 @@ def test_a_spoiled_model_is_refused_with_what_where_why(tmp_path, edit, words):
     refuse(proto, tmp_path, *words)
 
 
+@pytest.mark.parametrize("place", ["name", "op_type", "output", "attribute", "dimension"])
+def test_a_name_of_megabytes_is_refused_and_a_long_text_is_not(tmp_path, place):
+    proto, long = cnn(), "n" * ((1 << 20) + 1)
+    proto.doc_string = proto.graph.node[0].doc_string = long
+    proto.metadata_props.add(key="k", value=long)
+    save(proto, tmp_path / "kept.onnx")
+    assert load_model(tmp_path / "kept.onnx").doc_string == long
+    node = proto.graph.node[0]
+    if place == "output":
+        node.output.append(long)
+    elif place == "attribute":
+        node.attribute.add(name=long, type=1, f=1.0)
+    elif place == "dimension":
+        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = long
+    else:
+        setattr(node, place, long)
+    refuse(proto.SerializeToString(), tmp_path, "1048577 characters, too large a size for a name")
+
+
 def test_a_name_that_is_not_utf8(tmp_path):
     content = cnn().SerializeToString().replace(b"conv", b"c\xff\xfev")
     refuse(content, tmp_path, "UTF-8")
