@@ -19,6 +19,7 @@ from onnxadmm.graph.child import MAX_CONSTANT_ELEMENTS, is_memory, pack, unpack
 from onnxadmm.graph.inputs import attempts, real_inputs
 from onnxadmm.graph.parts import serialise, split_mapped, stage_parts, temporary_folder
 from onnxadmm.graph.sandbox import run_limited
+from onnxadmm.graph.tensors import MAX_RANK
 from onnxadmm.graph.walking import constant_of
 from onnxadmm.memory import GIB, available_bytes
 
@@ -28,8 +29,6 @@ TIMEOUT_S = 30.0
 # Inputs of all attempts cross a pipe together.
 MAX_INPUT_BYTES = 512 << 20
 _STAGED = "model.onnx"
-MAX_RANK = 64
-"""Of an array of numpy's, and of what torch computes with."""
 
 
 @dataclass(frozen=True)

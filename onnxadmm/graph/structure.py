@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from onnxadmm.errors import ModelError, UnsupportedError, one_line
+from onnxadmm.graph.tensors import MAX_RANK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -127,6 +128,10 @@ def _check_interface(graph: GraphProto) -> None:
             if not value.type.tensor_type.elem_type:
                 raise ModelError(
                     f"graph {what} {_quote(value.name)} has no element type; export the model again"
+                )
+            if (rank := len(value.type.tensor_type.shape.dim)) > MAX_RANK:
+                raise UnsupportedError(
+                    f"graph {what} {_quote(value.name)} has {rank} axes, above the limit of {MAX_RANK}; too large"
                 )
         twice = _first_duplicate(names)
         if twice is not None:

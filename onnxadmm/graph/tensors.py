@@ -65,6 +65,8 @@ _FIELD_OF: dict[int, str] = {
     TensorProto.UINT64: "uint64_data",
     TensorProto.STRING: "string_data",
 }
+MAX_RANK = 64
+"""Axes of an array of numpy's, and of what torch computes with."""
 _PAIRS = {TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 
 
@@ -129,9 +131,9 @@ def element_count(dims: Any, name: str) -> int:
         ModelError: A dim is negative, or sizes overflow what arrays can address.
     """
     sizes = list(dims[:65])
-    if len(sizes) > 64 or any(d < 0 for d in sizes):  # noqa: PLR2004  (numpy's limit)
+    if len(sizes) > MAX_RANK or any(d < 0 for d in sizes):
         raise ModelError(
-            f"tensor {name}: shape {sizes[:8]} has a negative dim or more than 64; export it again"
+            f"tensor {name}: shape {sizes[:8]} has a negative dim or more than {MAX_RANK}; export it again"
         )
     # Arrays without elements, too, must have strides that fit.
     if math.prod(max(d, 1) for d in sizes) > MAX_TENSOR_BYTES:

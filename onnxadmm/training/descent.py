@@ -82,16 +82,10 @@ class Descent:
         Raises:
             DivergedError: The loss or a gradient is not finite.
         """
-        imported, settings, device = self._imported, self._settings, self._accelerator.device
-        inputs, labels = settings.train.batch(index)
-        tensors = [torch.from_numpy(inputs[n]).to(device) for n in imported.inputs]
-        taught = None
-        if self._teacher is not None and settings.goal.needs_teacher:
-            taught = self._teacher.output(index, tensors)
+        imported, settings = self._imported, self._settings
         number = self._at.step + 1
         with self._holding.on_levels():
-            output = settings.goal.rows(module(*tensors)[settings.output])
-            loss = settings.goal.loss(output, as_tensor(labels, device), taught)
+            loss = self._loss(module, index)
             value = self._over_processes(loss.detach(), len(index))
             divergence.check_loss(value, imported.outputs[settings.output], number)
             self.optimizer.zero_grad(set_to_none=True)
@@ -123,6 +117,39 @@ class Descent:
         if self._accelerator.num_processes == 1:
             return float(loss)
         return float(self._accelerator.reduce(self._weighed(loss, samples), reduction="mean"))
+
+    @torch.no_grad()
+    def look(self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, alone: bool) -> None:
+        """Refuse a state that no step has looked at yet: finite weights whose loss on these samples isn't.
+
+        Args:
+            module: The model.
+            index: The samples; those of the last step.
+            alone: Whether this process asks for itself; else all ask at the same time.
+
+        Raises:
+            DivergedError: The loss, or a weight, is not finite.
+        """
+        imported, number = self._imported, self._at.step
+        divergence.check_weights(imported.binding, number)
+        module.eval()
+        try:
+            with self._holding.on_levels():
+                loss = self._loss(module, index)
+        finally:
+            module.train()
+        value = float(loss) if alone else self._over_processes(loss, len(index))
+        divergence.check_loss(value, imported.outputs[self._settings.output], number)
+
+    def _loss(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> Tensor:
+        settings, device = self._settings, self._accelerator.device
+        inputs, labels = settings.train.batch(index)
+        tensors = [torch.from_numpy(inputs[n]).to(device) for n in self._imported.inputs]
+        taught = None
+        if self._teacher is not None and settings.goal.needs_teacher:
+            taught = self._teacher.output(index, tensors)
+        output = settings.goal.rows(module(*tensors)[settings.output])
+        return settings.goal.loss(output, as_tensor(labels, device), taught)
 
     def update(self) -> tuple[Residuals, dict[str, Residuals]]:
         """Update Z and U; return the residuals over all constraints, and by constraint.

@@ -25,7 +25,6 @@ from onnxadmm.modules import Imported
 from onnxadmm.progress import Tick
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore, fitting
 from onnxadmm.training.descent import Descent
-from onnxadmm.training.divergence import check_weights
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
 from onnxadmm.training.holding import Holding
 from onnxadmm.training.phases import Phase
@@ -231,9 +230,13 @@ class Trainer:
         steps = phase.steps_of(at.epoch)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.module.train()
+
+        def samples(number: int) -> np.ndarray[Any, Any]:
+            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            return np.sort(batch[rank::world])
+
         while at.batch < steps:
-            batch = order[at.batch * self.batch_size : (at.batch + 1) * self.batch_size]
-            at.loss_sum += descent.step(self.module, np.sort(batch[rank::world]))
+            at.loss_sum += descent.step(self.module, samples(at.batch))
             at.batch += 1
             at.step += 1
             if solver is not None and phase.updates_after(at.epoch, at.batch):
@@ -242,8 +245,9 @@ class Trainer:
                 at.constraints = {n: asdict(r) for n, r in each.items()}
             if at.batch % max(1, steps // 20) == 0:
                 self._tick(phase, solver)
-            self._maybe_stop(descent)
-        check_weights(self.imported.binding, at.step)
+            self._maybe_stop(descent, samples(at.batch - 1))
+        # No step follows that would see what the last one did.
+        descent.look(self.module, samples(at.batch - 1), alone=False)
         loss = at.loss_sum / steps
         descent.end_epoch(loss)
         average = descent.average
@@ -308,18 +312,26 @@ class Trainer:
 
     # --- checkpoints
 
-    def _maybe_stop(self, descent: Descent) -> None:
+    def _maybe_stop(self, descent: Descent, index: np.ndarray[Any, Any]) -> None:
         try:
             self.stop.check()
         except BaseException:
-            # Weights that diverged are no state to go on from: the checkpoint before stays the last.
-            with contextlib.suppress(DivergedError):
-                check_weights(self.imported.binding, self.position.step)
+            if self._is_sound(descent, index):
                 self._save(descent)
             raise
-        if time.monotonic() - self._saved_at > self._interval_s:
-            check_weights(self.imported.binding, self.position.step)
+        if time.monotonic() - self._saved_at > self._interval_s and self._is_sound(descent, index):
             self._save(descent)
+
+    def _is_sound(self, descent: Descent, index: np.ndarray[Any, Any]) -> bool:
+        """Whether the state after a step is one to go on from; else the checkpoint before stays the last.
+
+        What diverged is told by the next step, or at the end of the epoch: not when a clock says so.
+        """
+        try:
+            descent.look(self.module, index, alone=True)
+        except DivergedError:
+            return False
+        return True
 
     def _save(self, descent: Descent | None) -> None:
         if self.store is None or not self.accelerator.is_main_process:

@@ -394,3 +394,11 @@ def test_what_onnx_runtime_adds_to_the_standard_s_domain_is_accepted(tmp_path, o
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(UnsupportedError, match="no such operator"):
         load_model(tmp_path / "model.onnx")
+
+
+def test_more_axes_than_arrays_have_are_refused(tmp_path):
+    proto = cnn()
+    proto.graph.input.append(helper.make_tensor_value_info("deep", FLOAT, [1] * 65))
+    save(proto, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match="'deep' has 65 axes, above the limit of 64"):
+        load_model(tmp_path / "m.onnx")

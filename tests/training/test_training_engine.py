@@ -282,6 +282,33 @@ def test_a_state_that_diverged_is_never_saved(tmp_path):
     assert store.load() is None
 
 
+@pytest.mark.parametrize("at", [STEPS, STEPS + 1])
+def test_finite_weights_that_overflow_are_never_saved(at, tmp_path):
+    store = CheckpointStore(tmp_path, IDENTITY)
+    net, made = trainer("retrain", store, stop=StopAfter(at) if at > STEPS else None)
+    saved = []
+    store.save = lambda checkpoint: saved.append(checkpoint.step)
+
+    def breaking(phase, take, index):
+        value = take(index)
+        if made.position.step == at - 1 and made.position.retreats < 3:
+            with torch.no_grad():
+                for weight in net.imported.binding.values():
+                    weight.fill_(1e30)
+        return value
+
+    watch(made, step=breaking)
+    if at > STEPS:
+        with pytest.raises(Interrupted):
+            made.run()
+        assert saved == []
+    else:
+        # The end of the epoch sees it, and the epoch is what is done again.
+        made.run()
+        assert made.position.retreats == 3
+        assert all(bool((w < 1e29).all()) for w in net.imported.binding.values())
+
+
 def test_a_loss_that_is_nan_is_said_at_its_step():
     data = dataset()
     data.inputs["x"][:] = np.nan
