@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from architectures import LIGHT, names
+from imports_trial import TOLERANCE_STEP
 from record import (
     HERE,
     NEWEST,
@@ -35,7 +36,6 @@ from steps import Failure, Limits
 
 STORE = HERE / "imports.json"
 BEGIN, END = "<!-- imports: written by imports.py -->", "<!-- end of imports -->"
-TOLERANCE_STEP = 1e-5
 FILES = "files"
 STEPS = ("import",)
 

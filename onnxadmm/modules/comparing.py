@@ -91,11 +91,15 @@ class Comparison:
             showing(self._model, self._names), name="the imported model", optimize=False
         )
 
-    def on(self, feed: Mapping[str, Array]) -> Parity:
-        """Compare on these inputs, by name.
+    def on(self, feed: Mapping[str, Array], tolerance: float = IMPORT_TOLERANCE) -> Parity:
+        """Compare on these inputs.
+
+        Args:
+            feed: Inputs by name.
+            tolerance: Where outputs differ by more, every node is compared.
 
         Raises:
-            VerificationError: They differ by more than `IMPORT_TOLERANCE`, node by node too; names the node. Or
+            VerificationError: They differ by more than the tolerance, node by node too; names the node. Or
                 the module fails where ONNX Runtime doesn't.
             RuntimeError: ONNX Runtime refuses these inputs.
         """
@@ -111,7 +115,7 @@ class Comparison:
         if not error <= IMPORT_TOLERANCE:
             raise VerificationError(
                 f"the imported model differs from ONNX Runtime at {node} by {error:.2g} of its result (allowed "
-                f"{IMPORT_TOLERANCE:g}), and by {apart:.2g} of an output; this is a bug in onnxadmm, please report "
+                f"{tolerance:g}), and by {apart:.2g} of an output; this is a bug in onnxadmm, please report "
                 "the model"
             )
         return Parity(apart, error, node)

@@ -21,7 +21,7 @@ from onnxadmm.modules.deadline import Overdue
 from onnxadmm.modules.delegating import delegate
 from onnxadmm.modules.freezing import alone, captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
-from onnxadmm.ops.element_types import kind_of, to_torch, torch_type
+from onnxadmm.ops.element_types import UNSHOWN, kind_of, to_torch, torch_type
 from onnxadmm.ops.masters import bounds, has_master, master_of, read_by_master
 from onnxadmm.ops.quantization import dequantize, quantize
 
@@ -358,6 +358,9 @@ class Scope:
             [passes_gradient(self._kind(v)) for v in named]
             + [self._holds_levels(v) for v in (*read, *named)]
         ):
+            raise refusal
+        # ONNX Runtime's Python hands these over as other types, or not at all.
+        if any(self._kind(v) in UNSHOWN for v in named):
             raise refusal
         try:
             types = {v: self._type(v) for v in read if constant_of(v) is None}

@@ -10,16 +10,10 @@ import onnx_ir as ir
 from onnxadmm.ops._attributes import integer, text
 from onnxadmm.ops._base import BuildScope, CutScope, register
 from onnxadmm.ops.activation import Passing
-from onnxadmm.ops.element_types import torch_type
+from onnxadmm.ops.element_types import FLOAT8, torch_type
 from onnxadmm.ops.shape import freezes
 from onnxadmm.ops.sizes import Unknown, settled_entries, sizes_in
 
-_FLOAT8 = {
-    ir.DataType.FLOAT8E4M3FN,
-    ir.DataType.FLOAT8E4M3FNUZ,
-    ir.DataType.FLOAT8E5M2,
-    ir.DataType.FLOAT8E5M2FNUZ,
-}
 _BITS = {
     ir.DataType.INT2: 2,
     ir.DataType.UINT2: 2,
@@ -78,7 +72,7 @@ def convert(node: ir.Node, scope: BuildScope, to: ir.DataType) -> Any:
     x = scope.tensor(node.inputs[0])
     kind = torch_type(to)
     saturate = bool(integer(node, "saturate", 1))
-    if to in _FLOAT8:
+    if to in FLOAT8:
         return scope.call(to_float8, x, kind, saturate)
     if to is ir.DataType.FLOAT8E8M0:
         return scope.call(to_power_of_two, x, text(node, "round_mode", "up"), saturate)

@@ -42,6 +42,19 @@ _NAMES = {
         for bits in (8, 16, 32, 64)
     },
 }
+FLOAT8 = {
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.FLOAT8E4M3FNUZ,
+    ir.DataType.FLOAT8E5M2,
+    ir.DataType.FLOAT8E5M2FNUZ,
+}
+"""Floats of a byte with a sign."""
+UNSHOWN = frozenset(
+    k
+    for k in ir.DataType
+    if k.name.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2"))
+)
+"""Types of a byte or less that numpy itself lacks."""
 # numpy has these from a package of extensions; torch reads them as bytes.
 _BY_BYTES = {
     "bfloat16": "int16",

@@ -25,6 +25,8 @@ from onnxadmm.ops._base import (
     optional_input,
     register,
 )
+from onnxadmm.ops.casting import to_float8
+from onnxadmm.ops.element_types import FLOAT8, torch_type
 
 LEVELS = {
     ir.DataType.UINT8: (0, 255),
@@ -100,9 +102,14 @@ class QuantizeLinear(Linear):
         kind = ir.DataType(named) if named else ir.DataType.UINT8
         if zero is not None:
             kind = zero.dtype or node.outputs[0].dtype or kind
-        self._refuse(node, kind, set(LEVELS))
+        self._refuse(node, kind, {*LEVELS, *FLOAT8})
         x, scale, shift = (scope.tensor(v) for v in (node.inputs[0], node.inputs[1], zero))
         axis, block = integer(node, "axis", 1), integer(node, "block_size", 0)
+        if kind in FLOAT8:
+            saturate = bool(integer(node, "saturate", 1))
+            return scope.call(
+                quantize_to_float8, x, scale, axis, torch_type(kind), saturate, block=block
+            )
         return scope.call(quantize, x, scale, shift, axis, LEVELS[kind], block=block)
 
 
@@ -117,7 +124,7 @@ class DequantizeLinear(Linear):
         x, zero = node.inputs[0], optional_input(node, _ZERO_POINT)
         assert x is not None
         kind = x.dtype or (zero.dtype if zero is not None else ir.DataType.UINT8)
-        self._refuse(node, kind, {*LEVELS, ir.DataType.INT32})
+        self._refuse(node, kind, {*LEVELS, *FLOAT8, ir.DataType.INT32})
         data, scale, shift = (scope.tensor(v) for v in (x, node.inputs[1], zero))
         axis, block = integer(node, "axis", 1), integer(node, "block_size", 0)
         return scope.call(dequantize, data, scale, shift, axis, block=block)
@@ -133,6 +140,17 @@ def quantize(
     shift = 0.0 if zero is None else _along(zero.to(exact.dtype), x, axis, block)
     levels = torch.clamp(torch.round(exact) + shift, *bounds)
     return straight_through(levels, exact)
+
+
+def quantize_to_float8(
+    x: Any, scale: Any, axis: int, kind: Any, saturate: bool, *, block: int = 0
+) -> Any:
+    """Return the numbers of a type of 8 bits next to x / scale, as floats, with the gradient of x / scale.
+
+    The standard allows no zero point but 0 with these types.
+    """
+    exact = x / _along(scale, x, axis, block)
+    return straight_through(to_float8(exact, kind, saturate).to(exact.dtype), exact)
 
 
 def straight_through(levels: Any, exact: Any) -> Any:

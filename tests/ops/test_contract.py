@@ -68,7 +68,10 @@ CASES = {
     "PRelu": [(X, [f(4, 1, 1)], {}, 1)],
     "LeakyRelu": [(X, [], {"alpha": 0.2}, 1)],
     "Elu": [(X, [], {"alpha": 0.7}, 1)],
-    "HardSigmoid": [(X, [], {"alpha": 0.3, "beta": 0.4}, 1)],
+    "HardSigmoid": [
+        (X, [], {"alpha": 0.3, "beta": 0.4}, 1),
+        (X, [], {"alpha": 1 / 6}, 1),
+    ],
     "HardSwish": [(X, [], {}, 1)],
     "Gelu": [(X, [], {"approximate": "tanh"}, 1), (X, [], {}, 1)],
     "Clip": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -14,7 +15,7 @@ from test_contract import behind_a_layer, cases, data_for, model_of
 
 from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import constant_of, probe
-from onnxadmm.modules import import_model
+from onnxadmm.modules import compare_with_runtime, import_model
 
 HEADS = [f(2, 2, 3, 4), f(2, 2, 3, 4)]
 TRAINABLE = [
@@ -86,7 +87,6 @@ def test_a_layer_that_runs_by_sample_is_the_other_transposed(op, gates):
 @pytest.mark.parametrize(
     ("op", "opset", "case", "reason"),
     [
-        ("QuantizeLinear", 21, (X, [np.float32(0.1)], {"output_dtype": 17}, 1), "FLOAT8E4M3FN"),
         ("Attention", 23, ((2, 2, 3, 4), HEADS, {"softmax_precision": 11}, 1), "softmax_precision"),
         ("RoiAlign", 16, (X, REGIONS, {"mode": "max"}, 1), "mode 'max'"),
     ],
@@ -97,6 +97,27 @@ def test_what_is_left_to_onnx_runtime_is_refused_behind_what_is_trained(op, opse
     assert len(import_model(model, seen).frozen) == 1
     with pytest.raises(UnsupportedError, match=reason):
         import_model(behind_a_layer(model, seen), seen)
+
+
+@pytest.mark.parametrize("kind", [17, 18, 19, 20], ids=["e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz"])
+def test_floats_of_a_byte_are_trained_through(kind):
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (float[N, 4] x) => (float[N, 4] y) <float[4, 4] w, float s = {{0.3}}> {{
+        h = MatMul(x, w)
+        q = QuantizeLinear<output_dtype = {kind}>(h, s)
+        y = DequantizeLinear(q, s)
+    }}"""
+    proto = onnx.parser.parse_model(text)
+    del proto.graph.initializer[:]
+    held = {"w": 20 * f(4, 4), "s": np.float32(0.3)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in held.items())
+    model = ir.from_proto(proto)
+    imported = import_model(model, probe(model))
+    assert not imported.frozen
+    assert compare_with_runtime(model, imported, {"x": 9 * f(5, 4)}).error < 1e-5
+    imported.module(torch.ones(1, 4))[0].sum().backward()
+    assert torch.equal(imported.binding["w"].grad, torch.ones(4, 4))
 
 
 @pytest.mark.parametrize(
