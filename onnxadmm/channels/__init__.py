@@ -7,6 +7,7 @@ from onnxadmm.channels.costs import Cost, channel_macs, macs_left, parameters_le
 from onnxadmm.channels.labelling import Labelling, label
 from onnxadmm.channels.pools import Pool, channels_left, make_pool
 from onnxadmm.channels.selection import (
+    is_bounded,
     kept_count,
     kept_steps,
     matches,
@@ -25,6 +26,7 @@ __all__ = [
     "channels_left",
     "classify",
     "dead_labels",
+    "is_bounded",
     "kept_count",
     "kept_steps",
     "label",

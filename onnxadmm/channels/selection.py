@@ -84,24 +84,39 @@ def select(
 
     Raises:
         SpecError: A glob that matches no layer, or that names only channels that can't go; an amount that leaves
-            a class fewer channels than `round_to` and `min_channels` do.
+            all classes of an entry fewer channels than `round_to` and `min_channels` do.
     """
     found: dict[str, int] = {}
     held = ruling(classes, rules, weights)
+    for position in sorted(set(held.values())):
+        _require_possible(
+            [c for c in classes if held.get(c.name) == position], rules[position], position
+        )
     for c in classes:
         if c.name in held and rules[held[c.name]].scope == "layer":
-            _require_possible(c, rules[held[c.name]], held[c.name])
             kept = kept_count(c.size, rules[held[c.name]])
             if kept < c.size:
                 found[c.name] = kept
     return found
 
 
-def _require_possible(c: ChannelClass, rule: Prune, position: int) -> None:
-    """Refuse an amount that a class can't lose; one of which nothing can go stays whole."""
-    nearest, least = _nearest_count(c.size, rule), least_count(c.size, rule)
-    if nearest >= least or least == c.size:
+def is_bounded(size: int, rule: Prune) -> bool:
+    """Whether a class of this size keeps more than the rule's amount asks for, and loses some all the same."""
+    least = least_count(size, rule)
+    return _nearest_count(size, rule) < least < size
+
+
+def _require_possible(classes: Sequence[ChannelClass], rule: Prune, position: int) -> None:
+    """Refuse an amount that no class of an entry can lose; one of which nothing can go stays whole.
+
+    Where others can, `round_to` and `min_channels` are the floor that they are meant to be.
+    """
+    met = any(_nearest_count(c.size, rule) >= least_count(c.size, rule) for c in classes)
+    bounded = [c for c in classes if is_bounded(c.size, rule)]
+    if rule.scope != "layer" or met or not bounded:
         return
+    c = bounded[0]
+    least = least_count(c.size, rule)
     step = rule.round_to or default_step(c.size)
     bound = f"min_channels {rule.min_channels}"
     if step > rule.min_channels:

@@ -13,7 +13,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxadmm import bench
-from onnxadmm.channels import ChannelClass, matches, patterns
+from onnxadmm.channels import ChannelClass, is_bounded, matches, patterns
 from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT, names_of
 from onnxadmm.compact import Account
 from onnxadmm.errors import one_line
@@ -89,6 +89,18 @@ def foresee(
             Foreseen(
                 f"widths that are no multiple of {ALIGNMENT} can cost the speed that the cut gains: "
                 f"{_some(odd)}; leave round_to out, or make it a multiple of {ALIGNMENT}",
+                "pruned",
+            )
+        )
+    bounded = [
+        f"{one_line(c.name, 40)} keeps {targets[c.name]} of {c.size} at amount {rule.amount:g}"
+        for c, rule in _ruled(spec, classes, weights)
+        if c.name in targets and is_bounded(c.size, rule)
+    ]
+    if bounded:
+        found.append(
+            Foreseen(
+                f"round_to and min_channels keep more than the amount leaves: {_some(bounded)}",
                 "pruned",
             )
         )

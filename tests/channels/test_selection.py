@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cutting import classes_of
 
-from onnxadmm.channels import ChannelClass, Slice, kept_count, select
+from onnxadmm.channels import ChannelClass, Slice, is_bounded, kept_count, select
 from onnxadmm.errors import SpecError
 from onnxadmm.spec import Prune
 
@@ -101,6 +101,17 @@ def test_an_amount_that_a_class_cannot_lose_is_refused_with_its_bound(network, a
     single = Prune(structure="unstructured", amount=0.5)
     with pytest.raises(SpecError, match=said):
         select(network, [single, rule(amount, layers="second.*", **more)], weights)
+
+
+def test_a_floor_holds_for_the_classes_that_it_is_meant_for(network):
+    smallest = min(c.size for c in network if not c.fixed)
+    floor = rule(0.5, round_to=1, min_channels=smallest - 1)
+    kept = select(network, [floor], {})
+    assert {kept[c.name] for c in network if not c.fixed and c.size == smallest} == {smallest - 1}
+    assert is_bounded(smallest, floor)
+    # Where no class can lose what is asked, the entry is refused.
+    with pytest.raises(SpecError, match="at most"):
+        select(network, [rule(0.99, round_to=1, min_channels=smallest - 1)], {})
 
 
 @given(size=st.integers(2, 200), amount=st.floats(0, 0.999), step=st.none() | st.integers(1, 40))
