@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -27,6 +28,7 @@ class Main(click.Group):
     ) -> None:
         """Run a command and exit with its status."""
         extra["standalone_mode"] = False
+        _let_all_text_through()
         try:
             status = super().main(args, prog_name or "onnxadmm", **extra)
         except click.exceptions.NoArgsIsHelpError as e:
@@ -41,6 +43,13 @@ class Main(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
 
+def _let_all_text_through() -> None:
+    """Print `?` for what the terminal's encoding lacks: a run of hours must not end at a ρ."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _explain(error: BaseException) -> tuple[str, int]:
     """Return the message of a failure and its exit status."""
     if isinstance(error, OnnxadmmError):
@@ -52,6 +61,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return (
             "not enough memory; use a smaller batch or a machine with more",
+            ResourceError.exit_code,
+        )
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return (
+            f"not enough address space for a library ({one_line(error, 80)}); raise the limit (ulimit -v)",
             ResourceError.exit_code,
         )
     if isinstance(error, OSError):

@@ -125,6 +125,19 @@ def test_compress_names_its_stages_and_ends_with_the_table(folder, tmp_path):
     assert "\x1b[" not in done.stderr
 
 
+def test_a_terminal_that_knows_no_greek_ends_no_run(folder, tmp_path):
+    spec = write_spec(
+        folder / "plain.yaml",
+        data={"train": {"inputs": {"x": "d.npz"}, "labels": "d.npz"}, "batch_size": 64},
+        schedule={"epochs": 1, "retrain": 0},
+    )
+    given = ("compress", folder / "net.onnx", "--spec", spec, "-o", tmp_path / "out", *QUICK)
+    done = run(*given, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert ", ? " in done.stderr
+    assert "wrote" in done.stdout
+
+
 def test_the_default_output_folder_is_the_models_name(folder, tmp_path):
     (tmp_path / "m.onnx").write_bytes((folder / "net.onnx").read_bytes())
     spec = write_spec(tmp_path / "s.yaml")
