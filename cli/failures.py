@@ -15,6 +15,8 @@ import click
 
 from onnxadmm.errors import OnnxadmmError, ResourceError, one_line
 
+from .interrupts import Stopped
+
 BUG = 70
 USAGE = 2
 LIMIT = 280
@@ -52,6 +54,8 @@ def _let_all_text_through() -> None:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """Return the message of a failure and its exit status."""
+    if isinstance(error, Stopped):
+        error = error.reason
     if isinstance(error, OnnxadmmError):
         return str(error), error.exit_code
     if isinstance(error, click.UsageError):

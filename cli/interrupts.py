@@ -16,6 +16,18 @@ from onnxadmm.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(KeyboardInterrupt):
+    """What a signal raises wherever the run is: no `except Exception` on the way may take it for something else.
+
+    Attributes:
+        reason: What `Interrupted` says of it.
+    """
+
+    def __init__(self, reason: Interrupted) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Signals:
     """Catches the two signals while it is entered (`onnxadmm.progress.StopRequest`).
 
@@ -57,7 +69,7 @@ class Signals:
         del frame
         self._received.append(number)
         if not self._deferring or len(self._received) > 1:
-            raise self._interrupted(number)
+            raise Stopped(self._interrupted(number))
 
     def _interrupted(self, number: int) -> Interrupted:
         name = signal.Signals(number).name

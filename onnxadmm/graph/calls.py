@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx import numpy_helper
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, inliner
 
 from onnxadmm.graph.walking import all_nodes
 
@@ -71,7 +73,8 @@ def inline_functions(model: ir.Model) -> Calls:
         before.append((_without_body(node), dict(node.metadata_props)))
         # The pass hands a call's metadata to every node that it writes out.
         node.metadata_props[_CALL] = str(number)
-    InlinePass()(model)
+    with _quick_names():
+        InlinePass()(model)
     model.functions.clear()
     bodies: dict[int, list[bytes]] = {}
     for node in all_nodes(model.graph):
@@ -84,6 +87,33 @@ def inline_functions(model: ir.Model) -> Calls:
         for number, (rest, metadata) in enumerate(before)
     )
     return Calls(functions, calls, opsets)
+
+
+@contextlib.contextmanager
+def _quick_names() -> Iterator[None]:
+    """Let onnx-ir's inliner find the names that it finds, without trying all numbers before at each one.
+
+    It counts from 2 up for each node: 20,000 nodes of one name, or calls of one function, take it minutes.
+    """
+    place, slow = "_make_unique_name", getattr(inliner, "_make_unique_name", None)
+    last: dict[tuple[int, str], int] = {}
+
+    def quick(name: str, _: object, used: set[str]) -> str:
+        candidate, number = name, last.get((id(used), name), 1)
+        while candidate in used:
+            number += 1
+            candidate = f"{name}_{number}"
+        last[id(used), name] = number
+        used.add(candidate)
+        return candidate
+
+    if slow is not None:
+        setattr(inliner, place, quick)
+    try:
+        yield
+    finally:
+        if slow is not None:
+            setattr(inliner, place, slow)
 
 
 def restore_calls(model: ir.Model, known: Calls) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -331,3 +332,19 @@ def test_an_interrupted_run_saves_a_checkpoint_and_says_how_to_go_on(
     assert not (out / "model.onnx").exists()
     assert list((out / "checkpoints" / "admm").glob("*.safetensors"))
     assert not (out / ".lock").exists()
+
+
+def test_a_signal_is_nothing_that_code_on_the_way_can_take_for_an_error(tmp_path):
+    from onnxadmm_cli.failures import _explain
+    from onnxadmm_cli.interrupts import Signals
+
+    def swallowing():
+        # As libraries and stages do.
+        with contextlib.suppress(Exception):
+            signal.raise_signal(signal.SIGTERM)
+
+    with Signals(tmp_path), pytest.raises(KeyboardInterrupt) as caught:
+        swallowing()
+    text, status = _explain(caught.value)
+    assert status == 143
+    assert "interrupted by SIGTERM" in text

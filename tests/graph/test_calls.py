@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,7 +11,7 @@ import pytest
 
 import onnxadmm
 from onnxadmm.bench import open_session
-from onnxadmm.graph import compare_outputs, inline_functions, model_bytes, restore_calls
+from onnxadmm.graph import calls, compare_outputs, inline_functions, model_bytes, restore_calls
 from onnxadmm.graph.constants import set_constant
 
 TEXT = """
@@ -104,3 +106,30 @@ def test_compressing_keeps_the_functions_that_a_cut_leaves_alone(proto):
     assert {key[1] for key in result.model.functions} == {"Layer", "Squash"}
     assert result.report.compressed.parameters == result.report.original.parameters / 2
     assert result.report.compressed.file_bytes == len(model_bytes(result.model))
+
+
+def test_names_are_those_of_the_library_and_found_at_once(proto, monkeypatch):
+    from onnx_ir.passes.common import inliner
+
+    for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node)):
+        node.name = ""
+    model = ir.from_proto(proto)
+    quick = model.clone()
+    inline_functions(quick)
+    monkeypatch.setattr("onnxadmm.graph.calls._quick_names", contextlib.nullcontext)
+    inline_functions(model)
+    assert model_bytes(quick) == model_bytes(model)
+    monkeypatch.undo()
+
+    class Counting(set):
+        asked = 0
+
+        def __contains__(self, name):
+            self.asked += 1
+            return super().__contains__(name)
+
+    used = Counting()
+    with calls._quick_names():
+        names = [inliner._make_unique_name("node", [], used) for _ in range(1000)]
+    assert len(set(names)) == 1000
+    assert used.asked < 4000
