@@ -123,7 +123,8 @@ def _check_interface(graph: GraphProto) -> None:
             if kind != "tensor_type":
                 raise UnsupportedError(
                     f"graph {what} {_quote(value.name)} is a {kind.removesuffix('_type')}, not a tensor "
-                    "(ZipMap and sequence models are unsupported); cut the graph before it"
+                    "(ZipMap and sequence models are unsupported); export a classifier of scikit-learn with options "
+                    "{'zipmap': False}, or cut the graph before it"
                 )
             if not value.type.tensor_type.elem_type:
                 raise ModelError(

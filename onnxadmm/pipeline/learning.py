@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from onnxadmm.admm import (
     kept_channels,
 )
 from onnxadmm.channels import Pool
+from onnxadmm.data import Dataset
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.graph import Probe, constant_of
 from onnxadmm.graph.constants import compute_constant
@@ -41,6 +43,7 @@ from onnxadmm.spec import Quantize
 from onnxadmm.training import (
     CheckpointStore,
     EpochRecord,
+    Goal,
     Settings,
     Teacher,
     Trainer,
@@ -50,6 +53,7 @@ from onnxadmm.training import (
 )
 from onnxadmm.training.demand import estimate, require
 from onnxadmm.training.room import free_disk, free_memory, within_memory
+from onnxadmm.training.teacher import GLANCED
 
 Array = np.ndarray[Any, Any]
 Rule = tuple[Quantize, set[str]]
@@ -304,8 +308,17 @@ class Learner:
             self._teacher = Teacher.of(self._imported.module, goal, self._settings.output)
             if self._teacher is not None and goal.needs_teacher:
                 self._teacher.prepare(samples.train, self._imported.inputs)
+            self._settings = replace(self._settings, goal=self._in_units(samples.train, goal))
             rows = len(next(iter(self._inputs.first().values())))
             try_functions(self._settings, self._imported, rows)
+
+    def _in_units(self, train: Dataset, goal: Goal) -> Goal:
+        """Return the goal with an mse that doesn't depend on the unit of its targets."""
+        if goal.objective.loss == "mse":
+            return goal.in_units_of(None if train.labels is None else train.labels[:GLANCED])
+        if self._teacher is None or not goal.needs_teacher:
+            return goal
+        return goal.in_units_of(self._teacher.some(train, self._imported.inputs))
 
     def _require_room(
         self,

@@ -36,7 +36,7 @@ class Objective(Section):
         "cross_entropy",
         description="distill needs no labels: the original model teaches. bce and cross_entropy read logits, or "
         "what a Sigmoid or Softmax at the end of the graph makes of them; classes [N], or one a place of a "
-        "segmentation or a text. `FILE.py:FUNCTION` is a function of the "
+        "segmentation or a text. mse is counted in units of the targets' variance. `FILE.py:FUNCTION` is a function of the "
         "output, the labels and the original's output (tensors), which runs with `--allow-code` only.",
     )
     metric: Metric | Code | None = Field(

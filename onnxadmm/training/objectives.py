@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -42,12 +42,15 @@ class Goal:
         ending: What the output is behind.
         functions: `loss` and `metric`, where they are functions of the user's own.
         layout: What the output's axes are.
+        spread: The variance of what outputs are compared with by mse, which is counted in units of it: a loss in
+            squares of dollars or of degrees would leave ρ and limits on gradients without a meaning.
     """
 
     objective: Objective
     ending: Ending | None = None
     functions: Mapping[str, OwnFunction] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
+    spread: float = 1.0
 
     def rows(self, output: Tensor) -> Tensor:
         """Return an output as the graph gives it with its samples first, [N, ...]."""
@@ -86,7 +89,7 @@ class Goal:
         return (1 - mixed.weight) * loss + mixed.weight * self.taught(output, teacher, mixed)
 
     def taught(self, output: Tensor, teacher: Tensor, settings: Distillation) -> Tensor:
-        """Return how far the output is from the teacher's: T² · KL(teacher || output) at temperature T, or MSE.
+        """Return how far the output is from the teacher's: T² · KL(teacher || output) at temperature T, or MSE in units of `spread`.
 
         Source: Hinton et al., arXiv 1503.02531, section 2.
         """
@@ -95,7 +98,7 @@ class Goal:
         if match == "auto":
             match = "mse" if axis is None and loss != "bce" else "kl"
         if match == "mse":
-            return F.mse_loss(output, teacher)
+            return F.mse_loss(output, teacher) / self.spread
         if loss == "bce":
             return binary_distillation(self._logits(output), self._logits(teacher), temperature)
         return distillation(
@@ -145,6 +148,15 @@ class Goal:
         # What isn't finite can't be compared: it was not measured.
         return found if bool(np.isfinite(found).all()) else None
 
+    def in_units_of(self, targets: Array | None) -> Goal:
+        """Return the goal with an mse in units of the variance of these targets, if they have any."""
+        found = (
+            float(np.var(targets, dtype=np.float64))
+            if targets is not None and targets.size
+            else 0.0
+        )
+        return replace(self, spread=found) if math.isfinite(found) and found > 0 else self
+
     @property
     def bounded(self) -> bool:
         """Whether a sample's score is a share, from 0 to 1."""
@@ -187,7 +199,7 @@ class Goal:
             return F.cross_entropy(logits, _fitted(labels, logits[:, 0]))
         targets = _fitted(labels, output)
         if self.objective.loss == "mse":
-            return F.mse_loss(output, targets)
+            return F.mse_loss(output, targets) / self.spread
         if self.ending == "sigmoid":
             return F.binary_cross_entropy(output, targets)
         return F.binary_cross_entropy_with_logits(output, targets)

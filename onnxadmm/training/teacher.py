@@ -15,6 +15,8 @@ from onnxadmm.training.objectives import Goal
 
 CACHE_BYTES = 512 << 20
 """The teacher's outputs are computed once, in order, where they fit into so many bytes."""
+GLANCED = 512
+"""So many samples are asked at once, and tell what outputs are like."""
 
 
 class Teacher:
@@ -58,9 +60,13 @@ class Teacher:
         if first.nbytes * len(data) > CACHE_BYTES:
             return
         answers = np.empty((len(data), *first.shape[1:]), first.dtype)
-        for start in range(0, len(data), 512):
-            answers[start : start + 512] = self._ask(data, names, slice(start, start + 512))
+        for start in range(0, len(data), GLANCED):
+            answers[start : start + GLANCED] = self._ask(data, names, slice(start, start + GLANCED))
         self.cache = torch.from_numpy(answers).to(self.device)
+
+    def some(self, data: Dataset, names: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return the answers to the first samples of a set: what outputs are like."""
+        return self._ask(data, names, slice(0, GLANCED))
 
     def output(self, index: np.ndarray[Any, Any], inputs: Sequence[Tensor]) -> Tensor:
         """Return the answers to these samples of the training set."""
@@ -72,7 +78,9 @@ class Teacher:
     def outputs_for(self, data: Dataset, names: Sequence[str]) -> np.ndarray[Any, Any]:
         """Return the answers to a whole set, computed once."""
         if id(data) not in self._evaluated:
-            pieces = [self._ask(data, names, slice(s, s + 512)) for s in range(0, len(data), 512)]
+            pieces = [
+                self._ask(data, names, slice(s, s + GLANCED)) for s in range(0, len(data), GLANCED)
+            ]
             self._evaluated[id(data)] = (data, np.concatenate(pieces))
         return self._evaluated[id(data)][1]
 

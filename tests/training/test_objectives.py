@@ -251,3 +251,27 @@ def test_the_teachers_answers_belong_to_their_data_set():
         expected = net.imported.module(torch.from_numpy(data.inputs["x"]))[0].detach().numpy()
         assert np.allclose(answer, expected, atol=1e-6)
         del data
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), unit=st.floats(1e-6, 1e6), shift=st.floats(-10, 10))
+def test_an_mse_does_not_depend_on_the_unit_of_its_targets(seed, unit, shift):
+    output, targets, _ = arrays(seed)
+    objectives = (
+        Objective(loss="mse"),
+        Objective(loss="distill", distill=Distillation(match="mse")),
+    )
+    for objective in objectives:
+        found = []
+        for by, add in ((1.0, 0.0), (unit, shift * unit)):
+            o, t = (torch.from_numpy(a * by + add) for a in (output, targets))
+            goal = Goal(objective).in_units_of(t.numpy())
+            labels, taught = (t, None) if objective.loss == "mse" else (None, t)
+            found.append(float(goal.loss(o, labels, taught)))
+        assert found[0] == pytest.approx(((output - targets) ** 2).mean() / targets.var())
+        assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("targets", [None, np.zeros((0, 2)), np.full((4, 2), 7.0)])
+def test_targets_without_a_spread_leave_the_unit(targets):
+    assert Goal(Objective(loss="mse")).in_units_of(targets).spread == 1
