@@ -316,7 +316,7 @@ class Learner:
         """Return the goal with an mse that doesn't depend on the unit of its targets."""
         if goal.objective.loss == "mse":
             return goal.in_units_of(None if train.labels is None else train.labels[:GLANCED])
-        if self._teacher is None or not goal.needs_teacher:
+        if self._teacher is None or self._imported is None or not goal.needs_teacher:
             return goal
         return goal.in_units_of(self._teacher.some(train, self._imported.inputs))
 

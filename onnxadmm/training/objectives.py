@@ -77,7 +77,9 @@ class Goal:
             loss = self._labelled(output, labels)
         else:
             loss = function(output, labels, teacher)
-            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            # Where nothing learns nothing can be told of what it depends on.
+            still = isinstance(loss, Tensor) and output.requires_grad and not loss.requires_grad
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or still:
                 raise SpecError(
                     f"objective.loss: {self.objective.loss} gave no tensor of one number that depends on the output; "
                     "mend the function"
