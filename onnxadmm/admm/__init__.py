@@ -5,7 +5,6 @@ from __future__ import annotations
 from onnxadmm.admm.constraints import (
     Constraint,
     CoupledChannels,
-    PooledElements,
     Unstructured,
     channel_masks,
     coupled,
@@ -35,7 +34,6 @@ __all__ = [
     "Layout",
     "Penalty",
     "PooledChannels",
-    "PooledElements",
     "PricedElements",
     "QuantizedWeight",
     "Residuals",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,12 +43,18 @@ class Constraint(ABC):
         return {}
 
     def project(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the closest member of the set (Euclidean, over all its tensors together).
+        """Return the closest member of the set (Euclidean, over all its tensors together)."""
+        return dict(self.closest(weights))
 
-        By default the weight where its mask holds, else 0.
+    def closest(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the closest member tensor by tensor: no more than one need be in memory.
+
+        By default the weight where its mask holds, else 0. What was yielded may be changed, and the weight that it
+        came from.
         """
         masks = self.masks(weights)
-        return {n: torch.where(masks[n], weights[n], 0.0) for n in self.tensors}
+        for n in self.tensors:
+            yield n, torch.where(masks[n], weights[n], 0.0)
 
     @abstractmethod
     def tightened(self, share: float) -> Constraint:
@@ -128,32 +134,6 @@ class Unstructured(Constraint):
     def tightened(self, share: float) -> Unstructured:
         """Keep a number of elements between all and `keep`; see `Constraint.tightened`."""
         return Unstructured(self.tensor, self.size, between(self.size, self.keep, share))
-
-
-@dataclass(frozen=True)
-class PooledElements(Constraint):
-    """At most `keep` elements of several tensors together are nonzero: one rate over all of them.
-
-    The projection is one selection over all elements, and so exact. A tensor whose elements are all small may lose
-    every one.
-    """
-
-    name: str
-    tensors: tuple[str, ...]
-    size: int
-    keep: int
-
-    def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Keep the largest elements of all tensors; of equal ones those of the earlier tensor."""
-        flat = torch.cat([weights[n].abs().flatten() for n in self.tensors])
-        kept = torch.split(top_k_mask(flat, self.keep), [weights[n].numel() for n in self.tensors])
-        return {n: m.view_as(weights[n]) for n, m in zip(self.tensors, kept, strict=True)}
-
-    def tightened(self, share: float) -> PooledElements:
-        """Keep a number of elements between all and `keep`; see `Constraint.tightened`."""
-        return PooledElements(
-            self.name, self.tensors, self.size, between(self.size, self.keep, share)
-        )
 
 
 def between(size: int, keep: int, share: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -37,12 +37,12 @@ class QuantizedWeight(Constraint):
         """The one tensor."""
         return (self.tensor,)
 
-    def project(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the closest weight on levels; see `project_levels`."""
+    def closest(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the closest weight on levels; see `project_levels`."""
         weight = weights[self.tensor]
         quantized, scales = self._closest(weight)
         # Levels times scales, rounded once, as `Grid.nearest` has it.
-        return {self.tensor: (quantized.float() * scales.float()).to(weight)}
+        yield self.tensor, (quantized.float() * scales.float()).to(weight)
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the support: levels zero no weight for good; see `Constraint.masks`."""

@@ -1,14 +1,14 @@
-"""One budget over the single weights of many layers, each weight at its layer's price.
+"""One budget over the single weights of many layers, each weight at its layer's price: 1, or its multiply-accumulates.
 
 Which weights to keep under a budget is a knapsack. They are taken in the order of square a unit of cost until the
 next does not fit, and this prefix is the closest member of everything that costs no more than it. What the budget
-leaves unused is less than one weight's price.
+leaves unused is less than one weight's price: nothing where all cost the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,12 +38,8 @@ class PricedElements(Constraint):
         Raises:
             ValueError: A weight isn't finite.
         """
-        scores = [
-            weights[n].abs().flatten() / math.sqrt(p or 1.0)
-            for n, p in zip(self.tensors, self.prices, strict=True)
-        ]
-        kept = affordable(scores, self.prices, self.allowed)
-        return {n: m.view_as(weights[n]) for n, m in zip(self.tensors, kept, strict=True)}
+        found = [weights[n] for n in self.tensors]
+        return dict(zip(self.tensors, affordable(found, self.prices, self.allowed), strict=True))
 
     def tightened(self, share: float) -> PricedElements:
         """Allow a cost on the geometric way from all to `allowed`; see `Constraint.tightened`."""
@@ -51,49 +47,55 @@ class PricedElements(Constraint):
         return self if share >= 1 else replace(self, allowed=max(self.allowed, between))
 
 
-def affordable(scores: Sequence[Tensor], prices: Sequence[float], allowed: float) -> list[Tensor]:
-    """Return the masks of the highest scores, taken in order until the next costs more than is left.
+def affordable(weights: Sequence[Tensor], prices: Sequence[float], allowed: float) -> list[Tensor]:
+    """Return the masks of the largest squares a unit of cost, taken in order until the next costs more than is left.
 
-    Linear in the number of scores: the border is found by counting.
+    Linear in the number of weights: the border is found by counting. Beside the masks it takes a few copies of one
+    tensor at a time.
 
     Args:
-        scores: float32, not negative, one flat tensor for each price.
+        weights: float32.
         prices: Of each of a tensor's elements.
         allowed: What the chosen may cost together.
 
     Raises:
-        ValueError: A score isn't finite.
+        ValueError: A weight isn't finite.
     """
-    if not all(bool(torch.isfinite(s).all()) for s in scores):
-        raise ValueError("a score is not finite")
-    # Floats that aren't negative are in the order of their bits.
-    bits = [s.contiguous().view(torch.int32) for s in scores]
-    free = [p == 0 for p in prices]
-    high, left = _border([b >> _HALF for b in bits], prices, allowed)
+    if not all(bool(torch.isfinite(w).all()) for w in weights):
+        raise ValueError("a weight is not finite")
+    priced = list(zip(weights, prices, strict=True))
+    high, left = _border(((_bits(w, p) >> _HALF, p) for w, p in priced), allowed)
     if high is None:
-        return [torch.ones_like(s, dtype=torch.bool) for s in scores]
-    inside = [b[b >> _HALF == high] & ((1 << _HALF) - 1) for b in bits]
-    low, left = _border(inside, prices, left)
+        return [torch.ones_like(w, dtype=torch.bool) for w in weights]
+    low, left = _border((_lower(_bits(w, p), high, p) for w, p in priced), left)
     assert low is not None
     border = high << _HALF | low
-    masks = [
-        torch.ones_like(b, dtype=torch.bool) if f else b > border
-        for b, f in zip(bits, free, strict=True)
-    ]
-    for b, mask, price in zip(bits, masks, prices, strict=True):
+    masks = []
+    for weight, price in priced:
+        bits = _bits(weight, price)
+        mask = bits > border if price else torch.ones_like(bits, dtype=torch.bool)
         if price:
-            tied = (b == border).nonzero().flatten()[: int(left // price)]
+            tied = (bits == border).nonzero().flatten()[: int(left // price)]
             mask[tied] = True
             left -= price * len(tied)
+        masks.append(mask.view(weight.shape))
     return masks
 
 
-def _border(
-    codes: Sequence[Tensor], prices: Sequence[float], allowed: float
-) -> tuple[int | None, float]:
+def _bits(weight: Tensor, price: float) -> Tensor:
+    """Return what orders the elements: floats that aren't negative are in the order of their bits, [n] int32."""
+    return (weight.abs() / math.sqrt(price or 1.0)).reshape(-1).view(torch.int32)
+
+
+def _lower(bits: Tensor, high: int, price: float) -> tuple[Tensor, float]:
+    """Return the lower halves of those whose upper half is `high`, with their price."""
+    return bits[bits >> _HALF == high] & ((1 << _HALF) - 1), price
+
+
+def _border(codes: Iterable[tuple[Tensor, float]], allowed: float) -> tuple[int | None, float]:
     """Return the highest code of which not all elements fit any more, None where all do, and what is left for it."""
     cost = torch.zeros(1 << _HALF, dtype=torch.float64)
-    for c, price in zip(codes, prices, strict=True):
+    for c, price in codes:
         cost += torch.bincount(c, minlength=1 << _HALF).cpu().double() * price
     total = cost.flip(0).cumsum(0).flip(0)
     over = (total > allowed).nonzero().flatten()

@@ -119,16 +119,14 @@ class Solver:
             for n in c.tensors:
                 u[n].add_(self.weights[n])
             # U holds W + U for as long as it is projected: its sum needs no memory of its own.
-            new = c.project(u)
             parts = [0.0, 0.0, 0.0]
-            for n in c.tensors:
+            for n, new in c.closest(u):
                 weight = self.weights[n].detach()
-                parts[0] += _square(weight, new[n])
-                parts[1] += _square(new[n], z[n])
+                parts[0] += _square(weight, new)
+                parts[1] += _square(new, z[n])
                 parts[2] += _square(weight)
-                u[n].sub_(new[n])
-                z[n].copy_(new[n])
-            del new
+                u[n].sub_(new)
+                z[n].copy_(new)
             each[c.name] = _relative(parts)
             sums = [a + b for a, b in zip(sums, parts, strict=True)]
         self.updates += 1

@@ -35,7 +35,7 @@ from onnxadmm.pipeline.analysis import (
 from onnxadmm.pipeline.code import announce
 from onnxadmm.pipeline.foreseeing import Foreseen, foresee, inherent, with_measured
 from onnxadmm.pipeline.inputs import Inputs
-from onnxadmm.pipeline.integers import make_int8
+from onnxadmm.pipeline.integers import make_int8, store_small
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.masters import Masters
 from onnxadmm.pipeline.measuring import Evaluation, accounts, evaluate, time_models, with_calls
@@ -230,6 +230,7 @@ def _carry_out(
         compressed = make_int8(
             pruned, checked.rules, request, samples, inputs, trained=on_levels, journal=journal
         )
+        compressed = store_small(compressed, on_levels, request, journal)
     with journal.stage("pack"):
         compressed, packing = pack(compressed, spec, inputs, journal)
     models = {"original": original, "pruned": pruned, "compressed": compressed}

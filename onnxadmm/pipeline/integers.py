@@ -16,7 +16,7 @@ from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
 from onnxadmm.pipeline.measuring import evaluate, infer
 from onnxadmm.pipeline.request import Request, Samples
-from onnxadmm.quantize import OnLevels, Quantized, quantize, signed_is_faster
+from onnxadmm.quantize import OnLevels, Quantized, quantize, signed_is_faster, store_levels
 from onnxadmm.report import judge
 from onnxadmm.report.gates import Candidate
 from onnxadmm.spec import Gates, Quantize
@@ -79,6 +79,26 @@ def make_int8(
         f"({one_line(', '.join(harmed[:kept]), 120)})"
     )
     return sparing(kept)
+
+
+def store_small(
+    model: ir.Model, trained: Mapping[str, OnLevels], request: Request, journal: Journal
+) -> ir.Model:
+    """Store the weights that lie on levels and stay float for ONNX Runtime as integers, where nothing packs them."""
+    if request.spec.pack != "none" or not trained:
+        return model
+    stored, names = store_levels(model, trained)
+    if names:
+        journal.warn(
+            f"quantize: {len(names)} weights are integers behind a DequantizeLinear, since their activations stay float; "
+            "ONNX Runtime computes it at each inference: with pack: auto the file is smaller, and it costs no time"
+        )
+    elif any(r.int8 is None for r in request.spec.quantize):
+        journal.warn(
+            "quantize: weights lie on levels and are stored as float32, which DequantizeLinear of this opset, or these "
+            "levels, has no integers for; the file shrinks with pack: auto"
+        )
+    return stored
 
 
 def fewest(holds: Callable[[int], bool], count: int) -> int:

@@ -221,11 +221,6 @@ class Learner:
         sets = level_sets(pruned, self._layers, wanted, trainable_weights(pruned))
         if not sets:
             return pruned, {}
-        if spec.pack == "none" and any(r.int8 is None for r, _ in rules):
-            self._journal.warn(
-                "quantize: weights lie on levels and are stored as float32 where activations stay float; the file "
-                "shrinks with pack: auto"
-            )
         if trains:
             grids, weights = self._train_levels(pruned, seen, sets)
         else:

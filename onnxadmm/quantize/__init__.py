@@ -15,6 +15,7 @@ from onnxadmm.quantize.levels import (
 from onnxadmm.quantize.placing import integer_layers
 from onnxadmm.quantize.probing import signed_is_faster
 from onnxadmm.quantize.qdq import OnLevels, Quantized, quantize
+from onnxadmm.quantize.weights_only import store_levels
 
 __all__ = [
     "BINARY",
@@ -30,5 +31,6 @@ __all__ = [
     "project_levels",
     "quantize",
     "signed_is_faster",
+    "store_levels",
     "uniform_levels",
 ]

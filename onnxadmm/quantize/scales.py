@@ -9,6 +9,7 @@ Rows are worked on in pieces that stay in a core's cache, on all cores.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,14 +21,17 @@ PIECE = 1 << 16
 """Weights that are worked on at once: three arrays of them fit into a core's cache."""
 LARGEST = 64
 """Parts of a row whose largest weights tell what a scale clips."""
+FEW_PEAKS = 8
+"""Of those, on which a row that is on levels already is known."""
 COARSE = np.geomspace(0.1, 1.0, 48)
 """Scales, as shares of the largest that can be best, that are judged by a formula."""
-FEWEST, MOST = 12, 64
+FEWEST, MOST = 10, 64
 """Scales that are tried on the weights themselves: more on short rows, where the formula and the error are rougher."""
 APART, FARTHEST_APART = 2.0, 0.07
 """From one of them to the next, as a share of the best coarse scale, which is in their middle: 2 over the levels."""
 WIDEST = 0.5
 FITS = 2
+STRETCH = 512
 
 
 def search_scales(rows: Array, top: int) -> tuple[Array, Array]:
@@ -72,15 +76,16 @@ def _search(rows: Array, levels: Array, top: np.float32) -> Array:
     trials = int(np.clip(8192 // rows.shape[1], FEWEST, MOST))
     apart = min(APART / float(top), FARTHEST_APART)
     width = min(apart * trials / 2, WIDEST)
-    shares = np.linspace(1 - width, 1 + width, trials, dtype=np.float32)
-    scales = _best(rows, levels, _rough(rows, top), shares, top)
+    peaks = _peaks(rows)
+    rough = _rough(peaks, rows.shape[1], top)
+    tried = [rough * share for share in np.linspace(1 - width, 1 + width, trials, dtype=np.float32)]
+    scales = _best(rows, levels, [*tried, _of_grid(peaks, top)], top)
     for _ in range(FITS):
         _nearest(rows, levels, scales, top)
         scales = _fitted(rows, levels, scales)
     _nearest(rows, levels, scales, top)
-    product = np.einsum("rc,rc->r", rows, levels, dtype=np.float64)
-    energy = np.einsum("rc,rc->r", levels, levels, dtype=np.float64)
-    fitted: Array = product / np.where(energy > 0, energy, 1)
+    energy = _dot(levels, levels)
+    fitted: Array = _dot(rows, levels) / np.where(energy > 0, energy, 1)
     return fitted
 
 
@@ -98,14 +103,19 @@ def _ternary(rows: Array, levels: Array) -> Array:
     return fitted
 
 
-def _rough(rows: Array, top: np.float32) -> Array:
-    """Return scales by a formula: weights lie evenly between levels, and the largest are clipped."""
+def _peaks(rows: Array) -> Array:
+    """Return the largest weight of each of `LARGEST` parts of a row, and of what is left over."""
     size = rows.shape[1]
-    blocks = min(size, LARGEST)
-    each = size // blocks
-    peaks = rows[:, : blocks * each].reshape(len(rows), blocks, each).max(2)
-    if blocks * each < size:
-        peaks = np.concatenate([peaks, rows[:, blocks * each :].max(1, keepdims=True)], axis=1)
+    parts = min(size, LARGEST)
+    each = size // parts
+    peaks: Array = rows[:, : parts * each].reshape(len(rows), parts, each).max(2)
+    if parts * each == size:
+        return peaks
+    return np.concatenate([peaks, rows[:, parts * each :].max(1, keepdims=True)], axis=1)
+
+
+def _rough(peaks: Array, size: int, top: np.float32) -> Array:
+    """Return scales by a formula: weights lie evenly between levels, and the largest are clipped."""
     # Above this the largest weight is not on the last level, where all levels could be one higher.
     tried = (COARSE / (top - 0.5)).astype(np.float32)
     beyond = np.maximum(peaks[:, None, :] - top * tried[:, None], 0)
@@ -114,11 +124,19 @@ def _rough(rows: Array, top: np.float32) -> Array:
     return best
 
 
-def _best(rows: Array, levels: Array, scales: Array, shares: Array, top: np.float32) -> Array:
-    """Return, for each row, the share of its scale that leaves least."""
-    steps, least, best = np.empty_like(rows), np.full(len(rows), np.inf, np.float32), scales
-    for share in shares:
-        tried = scales * np.float32(share)
+def _of_grid(peaks: Array, top: np.float32) -> Array:
+    """Return the scales of rows that are on levels already, such as were projected before: there is one that fits."""
+    steps = np.arange(int(top) // 2 + 1, int(top) + 1, dtype=np.float32)
+    at = peaks[:, :FEW_PEAKS, None] * steps
+    off = np.abs(at - np.rint(at)).max(axis=1)
+    fitting: Array = 1 / steps[off.argmin(1)]
+    return fitting
+
+
+def _best(rows: Array, levels: Array, scales: Sequence[Array], top: np.float32) -> Array:
+    """Return, for each row, that of the scales which leaves least."""
+    steps, least, best = np.empty_like(rows), np.full(len(rows), np.inf, np.float32), scales[0]
+    for tried in scales:
         _nearest(rows, levels, tried, top, steps)
         np.subtract(steps, levels, out=steps)
         error = np.einsum("rc,rc->r", steps, steps) * np.square(tried)
@@ -134,6 +152,15 @@ def _nearest(
     steps = np.multiply(rows, (1 / scales)[:, None], out=levels if steps is None else steps)
     np.rint(steps, out=levels)
     np.minimum(levels, top, out=levels)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Return the rows' scalar products in float64, of stretches that float32 still sums well."""
+    total = np.zeros(len(a))
+    for start in range(0, a.shape[1], STRETCH):
+        stretch = slice(start, start + STRETCH)
+        total += np.einsum("rc,rc->r", a[:, stretch], b[:, stretch])
+    return total
 
 
 def _fitted(rows: Array, levels: Array, scales: Array) -> Array:

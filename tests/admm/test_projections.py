@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from onnxadmm.admm import (
     CoupledChannels,
-    PooledElements,
+    PricedElements,
     Unstructured,
     channel_masks,
     coupled,
@@ -138,7 +138,9 @@ def test_one_selection_over_several_tensors_is_the_closest_point(data):
     weights = {f"w{i}": torch.tensor(p) for i, p in enumerate(parts)}
     size = sum(map(len, parts))
     keep = data.draw(st.integers(0, size))
-    found = PooledElements("all", tuple(weights), size, keep).project(weights)
+    found = PricedElements("all", tuple(weights), (1.0,) * len(weights), size, keep).project(
+        weights
+    )
     got = torch.cat([found[n] for n in weights])
     whole = torch.cat(list(weights.values()))
     assert int((got != 0).sum()) <= keep
@@ -148,7 +150,7 @@ def test_one_selection_over_several_tensors_is_the_closest_point(data):
         if sum(chosen) <= keep
     )
     assert float((whole - got).square().sum()) == least
-    again = PooledElements("all", tuple(weights), size, keep).project(found)
+    again = PricedElements("all", tuple(weights), (1.0,) * len(weights), size, keep).project(found)
     assert all(torch.equal(again[n], found[n]) for n in weights)
 
 

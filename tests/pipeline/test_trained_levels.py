@@ -31,6 +31,13 @@ def layers(model):
     """Return (weight, its axis of outputs) of each layer."""
     proto = onnx.load_from_string(model_bytes(model))
     held = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear":
+            codes, scale = (held[n] for n in node.input[:2])
+            shape = [1] * codes.ndim
+            shape[next((a.i for a in node.attribute if a.name == "axis"), 0)] = -1
+            scale = scale.reshape(shape) if scale.ndim else scale
+            held[node.output[0]] = codes.astype(np.float32) * scale
     found = []
     for node in proto.graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
@@ -111,7 +118,11 @@ def test_weights_alone_lie_on_the_levels_asked_for(workplace, weights, levels, a
         if weight.ndim == 4:
             assert np.count_nonzero(weight) <= round(0.4 * weight.size)
     proto = onnx.load_from_string(model_bytes(result.model))
-    assert not any(n.op_type == "DequantizeLinear" for n in proto.graph.node)
+    stored = [n.input[0] for n in proto.graph.node if n.op_type == "DequantizeLinear"]
+    assert stored
+    kinds = {i.name: i.data_type for i in proto.graph.initializer}
+    assert {kinds[n] for n in stored} == {onnx.TensorProto.INT8}
+    assert not any(n.op_type == "QuantizeLinear" for n in proto.graph.node)
 
 
 def test_levels_that_were_trained_are_those_of_the_int8_weights(workplace):

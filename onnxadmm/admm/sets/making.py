@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from onnxadmm.admm.constraints import Constraint, PooledElements, Unstructured
+from onnxadmm.admm.constraints import Constraint, Unstructured
 from onnxadmm.admm.priced import PricedElements
 from onnxadmm.admm.sets._base import Groups, Layout
 from onnxadmm.admm.sets.blocks import Blocks
@@ -55,7 +55,7 @@ def make_layer_set(tensor: str, weight: Tensor, layout: Layout, rule: Prune) -> 
 
 def pool_elements(
     name: str, shapes: Mapping[str, Sequence[int]], rule: Prune, prices: Mapping[str, float]
-) -> PooledElements | PricedElements:
+) -> PricedElements:
     """Return the set that an unstructured entry of scope `global` means for the weights that it holds.
 
     Args:
@@ -81,7 +81,8 @@ def pool_elements(
             )
         return PricedElements(name, tuple(shapes), each, whole, allowed)
     size = sum(math.prod(shape) for shape in shapes.values())
-    return PooledElements(name, tuple(shapes), size, _kept(size, rule, "weights"))
+    ones = (1.0,) * len(shapes)
+    return PricedElements(name, tuple(shapes), ones, size, _kept(size, rule, "weights"))
 
 
 def _kept(size: int, rule: Prune, what: str) -> int:
