@@ -109,6 +109,9 @@ def compare(
         raise SpecError(
             f"benchmark: rounds is {rounds}; at least {LAUNCHES} are needed for an interval"
         )
+    if not settings:
+        # Files of all models would be made for nothing.
+        return []
     say = progress or (lambda _: None)
     results: list[Comparison | Unmeasured] = []
     known: dict[tuple[str, int], dict[str, float]] = {}

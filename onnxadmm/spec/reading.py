@@ -221,6 +221,10 @@ def _override(document: dict[str, Any], override: str) -> None:
     value = _load_yaml(text, f"--set {one_line(key, 60)}") if text else ""
     node: Any = document
     parts = key.split(".")
+    if len(parts) > MAX_DEPTH:
+        raise SpecError(
+            f"--set {one_line(key, 80)}: names {len(parts)} levels, at most {MAX_DEPTH} are read; mend the key"
+        )
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
         if isinstance(node, list):

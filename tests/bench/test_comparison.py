@@ -153,3 +153,8 @@ class Fake:
 
     def memory(self):
         return 1, None
+
+
+def test_without_a_setting_no_file_is_made(monkeypatch):
+    monkeypatch.setattr("onnxadmm.bench.comparison._files", None)
+    assert compare({"a": b"no model"}, [], lambda _: {}) == []

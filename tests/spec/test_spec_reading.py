@@ -390,3 +390,8 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
         with pytest.raises(SpecError, match=said):
             read_spec(f"{tmp_path}/{name}")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_key_of_thousands_of_levels_is_refused():
+    with pytest.raises(SpecError, match="names 3001 levels, at most 20"):
+        parse_spec("version: 1", ["a." * 3000 + "b=1"])
