@@ -40,7 +40,7 @@ class Main(click.Group):
             # Whoever read our output has gone; there is nobody to tell.
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
             sys.exit(128 + 13)
-        except (KeyboardInterrupt, Exception) as e:  # noqa: BLE001  (a traceback is nobody's answer)
+        except (KeyboardInterrupt, Stopped, Exception) as e:  # noqa: BLE001  (a traceback is nobody's answer)
             _fail(*_explain(e))
         sys.exit(status if isinstance(status, int) else 0)
 

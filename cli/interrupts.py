@@ -16,8 +16,10 @@ from onnxadmm.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(KeyboardInterrupt):
-    """What a signal raises wherever the run is: no `except Exception` on the way may take it for something else.
+class Stopped(BaseException):
+    """What a signal raises wherever the run is: nobody on the way may take it for something else.
+
+    So it is no `Exception`; and no `KeyboardInterrupt`, of which click makes its own.
 
     Attributes:
         reason: What `Interrupted` says of it.

@@ -334,17 +334,24 @@ def test_an_interrupted_run_saves_a_checkpoint_and_says_how_to_go_on(
     assert not (out / ".lock").exists()
 
 
-def test_a_signal_is_nothing_that_code_on_the_way_can_take_for_an_error(tmp_path):
-    from onnxadmm_cli.failures import _explain
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_nothing_that_code_on_the_way_can_take_for_an_error(
+    tmp_path, capsys, sent, status
+):
+    from onnxadmm_cli.failures import Main
     from onnxadmm_cli.interrupts import Signals
 
-    def swallowing():
-        # As libraries and stages do.
-        with contextlib.suppress(Exception):
-            signal.raise_signal(signal.SIGTERM)
+    group = Main()
 
-    with Signals(tmp_path), pytest.raises(KeyboardInterrupt) as caught:
-        swallowing()
-    text, status = _explain(caught.value)
-    assert status == 143
-    assert "interrupted by SIGTERM" in text
+    @group.command()
+    def busy():
+        # As libraries and stages do.
+        with Signals(tmp_path), contextlib.suppress(Exception):
+            signal.raise_signal(sent)
+
+    with pytest.raises(SystemExit) as ended:
+        group.main(["busy"])
+    assert ended.value.code == status
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: interrupted by {sent.name} before training; nothing was")
+    assert text.count("\n") == 1
