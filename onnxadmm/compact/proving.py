@@ -14,7 +14,7 @@ from onnxadmm import ops
 from onnxadmm.bench import IsolatedSession, open_isolated, run
 from onnxadmm.bench.sessions import explain
 from onnxadmm.compact.deciding import SMOOTH, decisions, with_decisions
-from onnxadmm.compact.rounding import only_rounding
+from onnxadmm.compact.rounding import only_rounding, within_rounding
 from onnxadmm.errors import ModelError, OnnxadmmError, UnsupportedError, VerificationError, one_line
 from onnxadmm.graph import compare_outputs, showing
 
@@ -51,10 +51,11 @@ def prove(
     """Run both models on the same inputs and measure how far they are apart.
 
     Where outputs differ and the graph takes decisions that jump (which boxes to keep, in which order), rounding
-    may be all that differs. Both are then run with the decisions that the masked model took, and every output
-    and all that decisions are taken from must agree. So they are where an output is the same on all inputs (a
-    detector that finds nothing): what its decisions are taken from tells more. A model that ignores its inputs
-    (all weights zero) is no error; its outputs are told as untested. So is an output that is nothing but rounding.
+    may be all that differs. Both are then run with the decisions that the masked model took, and every output must
+    agree, and all that decisions are taken from, to what rounding does to each element. So they are where an
+    output is the same on all inputs (a detector that finds nothing): what its decisions are taken from tells more.
+    A model that ignores its inputs (all weights zero) is no error; its outputs are told as untested. So is an output
+    that is nothing but rounding.
 
     Args:
         masked: The original graph with the dead channels set to zero.
@@ -84,10 +85,7 @@ def prove(
         told = told or all(_has_finite(a) for a in arrays)
         still.see(inputs, expected[-1])
         samples += len(next((a for a in inputs.values() if a.ndim), np.zeros(1)))
-    errors = {
-        n: max(compare_outputs([e[n]], [g[n]]) for e, g in zip(expected, got, strict=True))
-        for n in names
-    }
+    errors = _errors(names, expected, got)
     worst = max(errors.values())
     if not worst <= TOLERANCE and odd and masked.opset_imports.get("", 1) < ops.WHERE_SINCE:
         raise UnsupportedError(
@@ -240,16 +238,35 @@ def _with_the_same_decisions(
     reference = open_isolated(first.model, name="the masked model")
     candidate = open_isolated(second.model, name="the cut model")
     wanted = {i.name for i in reference.get_inputs()}
-    worst, still = 0.0, _Still()
+    still = _Still()
+    fed: list[dict[str, Array]] = []
+    expected: list[dict[str, Array]] = []
+    got: list[dict[str, Array]] = []
     for feed, decided in zip(feeds, taken, strict=True):
         inputs = {**feed, **{first.decisions[n]: decided[n] for n in dtypes}}
-        inputs = {n: a for n, a in inputs.items() if n in wanted}
-        runs = (_run(s, first.shown, inputs) for s in (reference, candidate))
-        expected, got = (dict(zip(first.shown, r, strict=True)) for r in runs)
-        distances = [compare_outputs([expected[n]], [got[n]]) for n in first.compared]
-        worst = max(worst, *distances, *(s.apart(expected, got) for s in first.saturating))
-        still.see(feed, expected)
-    return _Inner(worst, len(still.names) < len(first.shown))
+        fed.append({n: a for n, a in inputs.items() if n in wanted})
+        for session, runs in ((reference, expected), (candidate, got)):
+            runs.append(dict(zip(first.shown, _run(session, first.shown, fed[-1]), strict=True)))
+        still.see(feed, expected[-1])
+    errors = _errors(first.compared, expected, got)
+    outputs = {o.name for o in masked.graph.outputs}
+    sources = [n for n, e in errors.items() if TOLERANCE < e < math.inf and n not in outputs]
+    for name in within_rounding(first.model, fed, expected, got, sources, least=TOLERANCE):
+        del errors[name]
+    apart = [s.apart(e, g) for s in first.saturating for e, g in zip(expected, got, strict=True)]
+    return _Inner(max([*errors.values(), *apart], default=0.0), len(still.names) < len(first.shown))
+
+
+def _errors(
+    names: Sequence[str],
+    expected: Sequence[Mapping[str, Array]],
+    got: Sequence[Mapping[str, Array]],
+) -> dict[str, float]:
+    """Return how far two models' values are apart at most, by name."""
+    return {
+        n: max(compare_outputs([e[n]], [g[n]]) for e, g in zip(expected, got, strict=True))
+        for n in names
+    }
 
 
 def _run(session: IsolatedSession, names: list[str], inputs: dict[str, Array]) -> list[Array]:

@@ -49,28 +49,76 @@ def only_rounding(
     """
     if set(decisions(model).values()) - SMOOTH or not names:
         return []
+    moved = _moved(model, feeds, expected, names)
+    return [
+        name
+        for name, arrays in moved.items()
+        if all(
+            max(
+                _apart(e[name], 0 * e[name]).max(initial=0), _apart(e[name], g[name]).max(initial=0)
+            )
+            <= TIMES * max(a.max(initial=0) for a in arrays)
+            for e, g in zip(expected, got, strict=True)
+        )
+    ]
+
+
+def within_rounding(
+    model: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    expected: Sequence[Outputs],
+    got: Sequence[Outputs],
+    names: Sequence[str],
+    *,
+    least: float,
+) -> list[str]:
+    """Return those of some values whose every element differs by no more than rounding may have changed it.
+
+    For what decisions are taken from: the size of a box is a difference of two places, and its logarithm says
+    on which level it is looked at. The cost is that of `only_rounding`.
+
+    Args:
+        model: The model that values are compared with.
+        feeds: Inputs.
+        expected: What it makes of each of them, by name.
+        got: What the other model does.
+        names: Of the values in question.
+        least: A share of the largest element that any element may differ by: a few draws don't move each.
+    """
+    moved = _moved(model, feeds, expected, names) if names else {}
+    return [
+        name
+        for name, arrays in moved.items()
+        if all(
+            (
+                _apart(e[name], g[name]) <= TIMES * a + least * _apart(e[name], 0 * e[name]).max()
+            ).all()
+            for e, g, a in zip(expected, got, arrays, strict=True)
+        )
+    ]
+
+
+def _moved(
+    model: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    expected: Sequence[Outputs],
+    names: Sequence[str],
+) -> dict[str, list[Array]]:
+    """Return by how much one rounding of weights and inputs moves each element, by name, for each feed."""
     rng = np.random.default_rng(0)
-    moved = dict.fromkeys(names, 0.0)
+    moved = {n: [np.zeros(np.shape(values[n])) for values in expected] for n in names}
     for _ in range(_MODELS):
         session = open_isolated(_rounded_weights(model, rng), name="the masked model")
         for _ in range(_FEEDS):
-            for feed, values in zip(feeds, expected, strict=True):
+            for k, (feed, values) in enumerate(zip(feeds, expected, strict=True)):
                 inputs = {n: _rounded(a, rng) for n, a in feed.items()}
                 try:
                     shown = run(session, list(names), inputs)
                 except Exception:  # noqa: BLE001  (ONNX Runtime raises what it likes)
-                    return []
+                    return {}
                 for name, array in zip(names, shown, strict=True):
-                    moved[name] = max(moved[name], _apart(values[name], array))
-    return [
-        name
-        for name in names
-        if all(
-            max(_apart(e[name], np.zeros_like(e[name])), _apart(e[name], g[name]))
-            <= TIMES * moved[name]
-            for e, g in zip(expected, got, strict=True)
-        )
-    ]
+                    moved[name][k] = np.maximum(moved[name][k], _apart(values[name], array))
+    return moved
 
 
 def _rounded_weights(model: ir.Model, rng: np.random.Generator) -> ir.Model:
@@ -90,11 +138,10 @@ def _rounded(array: Array, rng: np.random.Generator) -> Array:
     return np.asarray(array * (1 + step), array.dtype)
 
 
-def _apart(a: Array, b: Array) -> float:
-    """Return the largest difference; NaN, which no bound holds, where they can't be compared."""
+def _apart(a: Array, b: Array) -> Array:
+    """Return the differences; NaN, which no bound holds, where they can't be compared."""
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype.kind != "f" or a.shape != b.shape:
-        return np.nan
+        return np.full(1, np.nan)
     with np.errstate(invalid="ignore"):
-        apart: Array = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return float(apart.max(initial=0.0))
+        return np.abs(a.astype(np.float64) - b.astype(np.float64))

@@ -71,3 +71,30 @@ def test_a_decision_that_rounding_takes_is_no_excuse():
     (sign,) = run(open_session(model_bytes(right), name="it"), ["mean"], feed)
     with pytest.raises(VerificationError):
         prove(right, centred(end=end, more=-1e-6 * float(np.sign(sign[0, 0]) or 1)), [feed])
+
+
+def levelled(scale: float) -> ir.Model:
+    """Choose a level by the logarithm of a difference of large numbers, as a detector does by a box's size."""
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        levelled (float[N, 33] x) => (float[N, 33] y)
+        <float s = {{{scale!r}}}, float far = {{1000.0}}, float least = {{0.000001}}>
+        {{
+            w = Mul (x, s)
+            a = Add (w, far)
+            b = Sub (a, far)
+            m = Abs (b)
+            n = Add (m, least)
+            l = Log (n)
+            f = Floor (l)
+            y = Mul (x, f)
+        }}
+    """
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+def test_what_a_decision_is_taken_from_is_compared_to_what_rounding_does_to_it():
+    feeds = [{"x": np.exp2(np.arange(33, dtype=np.float32) / 2 - 15)[None]}]
+    assert prove(levelled(1.0), levelled(1.0000001), feeds).max_error <= TOLERANCE
+    with pytest.raises(VerificationError):
+        prove(levelled(1.0), levelled(1.1), feeds)
