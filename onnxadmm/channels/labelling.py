@@ -394,7 +394,9 @@ class _Scope:
         axis = max(varying, key=lambda a: moved.shape[a])
         if self._whole_heads and last and len(varying) > 1:
             axis = varying[-2]
-        rows = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)
+        # Along the other axes it is the same all over: one place of each is enough.
+        place = tuple(slice(None) if a in varying else slice(1) for a in range(moved.ndim))
+        rows = np.moveaxis(moved[place], axis, 0).reshape(moved.shape[axis], -1)
         if len(varying) > 1:
             for column in np.unique(rows, axis=1).T[1:]:
                 self.unite(rows[:, 0], column, f"{ops.describe(node)} splits these channels")

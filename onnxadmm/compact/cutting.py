@@ -115,6 +115,7 @@ class Surgery:
         self._used: Mapping[str, list[Array]] = {}
         self._shapes = shapes
         self._replaced: list[ir.Value] = []
+        self._taken: set[str | None] | None = None
 
     def enter(self, node: ir.Node) -> None:
         """Answer for this node from now on: some labels hold for one reader alone."""
@@ -242,9 +243,10 @@ class Surgery:
     def replace_constant(self, node: ir.Node, port: int, content: Array) -> None:
         """Give the node a constant of its own: others may read the one that it had."""
         old = node.inputs[port] if port < len(node.inputs) else None
-        taken = value_names(self._model.graph)
+        if self._taken is None:
+            self._taken = value_names(self._model.graph)
         base = (old.name if old is not None else f"{node.outputs[0].name}_size") or "size"
-        value = hold(self._model.graph, fresh(base, taken), content)
+        value = hold(self._model.graph, fresh(base, self._taken), content)
         if port >= len(node.inputs):
             node.resize_inputs(port + 1)
         node.replace_input_with(port, value)

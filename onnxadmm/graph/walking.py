@@ -38,7 +38,8 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
         if attribute.is_ref():
             return None
         if name == "value":
-            return np.asarray(attribute.as_tensor().numpy())
+            # `as_tensor` asks at every call whether this is a tensor, which takes longer than reading it.
+            return np.asarray(attribute.value.numpy())
         if name in _CONSTANT_TYPES:
             held = attribute.value
             held = list(held) if name.endswith("s") else held
