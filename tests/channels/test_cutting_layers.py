@@ -362,16 +362,19 @@ def test_channels_under_a_statistic_go_and_are_marked(name):
     assert marked == ([] if own else [6 // groups])
 
 
-def test_a_mean_with_its_count_as_a_constant_keeps_its_channels():
+@pytest.mark.parametrize("by", ["Div", "Mul"])
+def test_a_mean_with_its_count_as_a_constant_shrinks_with_it(by):
     b = Builder(0, 3, 5)
     b.conv(6)
     total = b.node("ReduceSum", b.value, b.constant([1]))
-    b.value = b.node("Sub", b.value, b.node("Div", total, b.constant(6, np.float32)))
+    number = b.constant(6 if by == "Div" else 1 / 6, np.float32)
+    b.value = b.node("Sub", b.value, b.node(by, total, number))
     b.conv(4)
     b.head("pool")
-    classes, _ = cut_half(b.model())
-    assert sorted(free(classes).values()) == [4, 7]
-    assert any("holds their number" in (c.reason or "") for c in classes.values())
+    classes, cut = cut_half(b.model())
+    assert sorted(free(classes).values()) == [4, 6, 7]
+    mean = next(n for n in cut.graph if n.op_type == by)
+    assert mean.inputs[1].const_value.numpy() == np.float32(3 if by == "Div" else 1 / 3)
 
 
 @pytest.mark.parametrize("zero", [None, 0, 7])
