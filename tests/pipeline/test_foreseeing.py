@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import onnxadmm
 from onnxadmm import bench
+from onnxadmm.channels.selection import is_bounded
+from onnxadmm.errors import SpecError
 from onnxadmm.pipeline.analysis import analyse, channel_targets
 from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
 from onnxadmm.spec import parse_spec
@@ -78,6 +80,12 @@ def test_widths_and_rates_off_the_alignment_are_named(width, amount, round_to):
     analysis = _wide(width)
     rule = prune(amount=amount, **({"round_to": round_to} if round_to else {}))
     spec = parse_spec({"version": 1, "prune": rule})
+    sizes = [c.size for c in analysis.classes if not c.fixed]
+    bounded = [is_bounded(size, spec.prune[0]) for size in sizes]
+    if all(bounded):
+        with pytest.raises(SpecError, match="at most"):
+            channel_targets(analysis, spec)
+        return
     targets = channel_targets(analysis, spec)
     texts = " ".join(said(analysis, prune=rule))
     (wide,) = (c for c in analysis.classes if c.size == width and not c.fixed)
