@@ -54,8 +54,15 @@ def test_rounding_that_the_model_amplifies_is_no_wrong_import():
     assert parity.error == parity.nodes < 1e-5
 
 
-def test_a_sigmoid_near_zero_is_judged_by_its_range():
-    model, found = imported(SATURATED)
+@pytest.mark.parametrize("last", ["", "ReduceMean<axes = [1]>", "Unsqueeze"])
+def test_a_sigmoid_near_zero_is_judged_by_its_range(last):
+    text = SATURATED
+    if last:
+        given = "(s, one)" if last == "Unsqueeze" else "(s)"
+        text = text.replace("y = S", "s = S").replace("\n}", f"\n    y = {last}{given}\n}}")
+        text = text.replace("> {", ", int64[1] one = {1}> {").replace("[n, 4] y", "[a, b] y")
+        text = text.replace("[a, b] y", "[a, b, c] y") if last == "Unsqueeze" else text
+    model, found = imported(text)
     parity = compare_with_runtime(model, found, {"x": np.zeros((1, 4), np.float32)})
     assert parity.nodes is None
     assert parity.outputs < 1e-6

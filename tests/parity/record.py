@@ -1,12 +1,14 @@
 """Run every model of `onnx.backend.test` through the importer and write what became of it.
 
-    python tests/parity/record.py
+    python tests/parity/record.py [SUITE ...]
 
-writes `results.json` (counts, and every case that isn't right with its reason) and `README.md` beside it.
+writes `results.json` (counts, and every case that isn't right with its reason) and `README.md` beside it. With suites
+named only those are run, and what is recorded of the others stays.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import json
 from collections import Counter
@@ -65,19 +67,28 @@ def table(results: dict) -> str:
 
 
 def main() -> None:
-    """Run all and write."""
-    verdicts = [backend.judge(c) for c in backend.cases(*backend.SUITES)]
+    """Run what the command line names, all of it by default, and write."""
+    parser = argparse.ArgumentParser(
+        description="Run the standard's own tests through the importer."
+    )
+    parser.add_argument("suites", nargs="*", default=backend.SUITES, metavar="SUITE")
+    suites = parser.parse_args().suites
+    verdicts = [backend.judge(c) for c in backend.cases(*suites)]
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    found = count(verdicts)
+    kept = {s: c for s, c in before.get("counts", {}).items() if s not in suites}
+    misses = [
+        {"suite": v.suite, "name": v.name, "verdict": v.verdict, "reason": v.reason}
+        for v in verdicts
+        if v.verdict not in (backend.RIGHT, backend.FROZEN)
+    ] + [m for m in before.get("misses", []) if m["suite"] not in suites]
     results = {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "onnx": onnx.__version__,
         "torch": torch.__version__.split("+")[0],
         "onnxruntime": onnxruntime.__version__,
-        "counts": count(verdicts),
-        "misses": [
-            {"suite": v.suite, "name": v.name, "verdict": v.verdict, "reason": v.reason}
-            for v in verdicts
-            if v.verdict not in (backend.RIGHT, backend.FROZEN)
-        ],
+        "counts": {s: {**kept, **found}[s] for s in backend.SUITES if s in {**kept, **found}},
+        "misses": sorted(misses, key=lambda m: backend.SUITES.index(m["suite"])),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     TABLE.write_text(table(results), encoding="utf-8")
