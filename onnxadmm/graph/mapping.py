@@ -7,6 +7,7 @@ a module that trains it share its memory until the first step.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -18,6 +19,8 @@ from weakref import finalize
 import numpy as np
 import onnx_ir as ir
 
+from onnxadmm.errors import ResourceError
+
 Array = np.ndarray[Any, Any]
 
 MAPPED_BYTES = 1 << 20
@@ -27,8 +30,10 @@ _PIECE_BYTES = 1 << 24
 
 def unnamed_file() -> IO[bytes]:
     """Return a file without a name, in memory where the system has such files."""
+    # A system or a container may lack it.
     if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("onnxadmm"), "w+b")
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.memfd_create("onnxadmm"), "w+b")
     return tempfile.TemporaryFile()
 
 
@@ -54,21 +59,28 @@ class Store:
             source: Its content, or where that is read from, in little-endian order.
 
         Raises:
-            OSError: The source can't be read, or there is no room.
+            OSError: The source can't be read.
+            ResourceError: There is no room.
             EOFError: It ends too early.
         """
         stored = Stored(self, self._end, kind, tuple(shape))
         pieces = source.pieces() if isinstance(source, Source) else _pieces(source)
         for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                done = os.pwrite(self.descriptor, view, self._end)
-                self._end, view = self._end + done, view[done:]
+            self._append(memoryview(piece))
         if self._end < stored.offset + stored.nbytes:
             raise EOFError
-        self._end += -self._end % mmap.ALLOCATIONGRANULARITY
-        os.ftruncate(self.descriptor, self._end)
+        self._append(memoryview(bytes(-self._end % mmap.ALLOCATIONGRANULARITY)))
         return stored
+
+    def _append(self, content: memoryview) -> None:
+        while content:
+            try:
+                done = os.pwrite(self.descriptor, content, self._end)
+            except OSError as e:
+                raise ResourceError(
+                    f"no room for the model's weights: {e.strerror}; free memory, or space in TMPDIR"
+                ) from None
+            self._end, content = self._end + done, content[done:]
 
 
 class Source:
@@ -117,7 +129,7 @@ class Stored:
         """Return its content; writing to it changes this array alone.
 
         Raises:
-            OSError: The system can't map it.
+            ResourceError: The system can't map it.
         """
         return (
             map_private(self._store.descriptor, self.offset, self.nbytes)
@@ -159,14 +171,16 @@ def map_private(descriptor: int, offset: int, size_bytes: int) -> Array:
         size_bytes: Of the range.
 
     Raises:
-        OSError: The system can't map it.
+        ResourceError: The system can't map it.
     """
     if not size_bytes:
         return np.empty(0, np.uint8)
     place = _mmap(None, size_bytes, _READ_WRITE, mmap.MAP_PRIVATE, descriptor, offset)
     if place == _FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        why = os.strerror(ctypes.get_errno())
+        raise ResourceError(
+            f"{size_bytes} bytes of the model's weights can't be mapped: {why}; free memory"
+        )
     mapped = (ctypes.c_uint8 * size_bytes).from_address(place)
     # At the end of the process something may still be read.
     finalize(mapped, _munmap, place, size_bytes).atexit = False

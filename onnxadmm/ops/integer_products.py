@@ -101,10 +101,10 @@ def multiply_to_levels(*inputs: Any) -> Any:
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero, bounds = inputs
     rows = a_scale.unsqueeze(-1) if a_scale.dim() == 1 and len(a_scale) > 1 else a_scale
     factor = rows * b_scale / scale
-    return _to_levels(multiply(a, b, a_zero, b_zero), factor, zero, bounds)
+    return to_levels(multiply(a, b, a_zero, b_zero), factor, zero, bounds)
 
 
-def _to_levels(total: Any, factor: Any, zero: Any, bounds: tuple[int, int]) -> Any:
+def to_levels(total: Any, factor: Any, zero: Any, bounds: tuple[int, int]) -> Any:
     """Return the levels of whole numbers times a factor, rounded in the factor's type as ONNX Runtime rounds them."""
     kind = factor.dtype if factor.element_size() > 2 else total.float().dtype  # noqa: PLR2004  (bytes of float16)
     exact = total.to(kind) * factor.to(kind)
@@ -174,7 +174,7 @@ def convolve_to_levels(
     if bias is not None:
         total = total + bias.reshape(shape)
     factor = x_scale * w_scale / scale
-    return _to_levels(total, factor.reshape(shape) if factor.numel() > 1 else factor, zero, bounds)
+    return to_levels(total, factor.reshape(shape) if factor.numel() > 1 else factor, zero, bounds)
 
 
 class OnLevels(OfIntegers):

@@ -123,7 +123,7 @@ class DequantizeLinear(Linear):
         """Call the product of this file."""
         x, zero = node.inputs[0], optional_input(node, _ZERO_POINT)
         assert x is not None
-        kind = x.dtype or (zero.dtype if zero is not None else ir.DataType.UINT8)
+        kind = x.dtype or (ir.DataType.UINT8 if zero is None else zero.dtype or scope.kind(x))
         self._refuse(node, kind, {*LEVELS, *FLOAT8, ir.DataType.INT32})
         data, scale, shift = (scope.tensor(v) for v in (x, node.inputs[1], zero))
         axis, block = integer(node, "axis", 1), integer(node, "block_size", 0)

@@ -6,10 +6,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxadmm.ops._attributes import integer, integers
+from onnxadmm.ops._attributes import integer, integers, number
 from onnxadmm.ops._base import BuildScope, optional_input, register
 from onnxadmm.ops.fused import MICROSOFT
-from onnxadmm.ops.integer_products import OfIntegers, OnLevels
+from onnxadmm.ops.integer_products import OfIntegers, OnLevels, multiply, to_levels
 from onnxadmm.ops.pooling import pool_means
 from onnxadmm.ops.quantization import dequantize, quantize, straight_through
 from onnxadmm.ops.windows import Window, read_window
@@ -99,3 +99,34 @@ def share_levels(x: Any, axis: int, from_axis: bool) -> Any:
     if not from_axis:
         return torch.softmax(x, axis)
     return torch.softmax(x.flatten(axis), -1).reshape(x.shape)
+
+
+@register
+class QGemm(OfIntegers):
+    """alpha · (A B) + C of levels: floats where no scale of the result is given, else its levels."""
+
+    domain, op_type, versions = MICROSOFT, "QGemm", (1,)
+    attributes = frozenset({"alpha", "transA", "transB"})
+
+    def build(self, node: ir.Node, scope: BuildScope) -> Any:
+        """Multiply in float64, and round where levels are asked for."""
+        inputs = self._inputs(node, scope, 9)
+        turned = bool(integer(node, "transA", 0)), bool(integer(node, "transB", 0))
+        bounds = None
+        if optional_input(node, 7) is not None:
+            bounds = self._bounds(optional_input(node, 8), scope)
+        return scope.call(multiply_turned, inputs, turned, number(node, "alpha", 1.0), bounds)
+
+
+def multiply_turned(
+    inputs: list[Any], turned: tuple[bool, bool], alpha: float, bounds: tuple[int, int] | None
+) -> Any:
+    """Return the product as floats, or its levels within bounds; the inputs are those of QGemm."""
+    a, a_scale, a_zero, b, b_scale, b_zero, c, scale, zero = inputs
+    a, b = (t.T if there else t for t, there in zip((a, b), turned, strict=True))
+    total = multiply(a, b, a_zero, b_zero)
+    total = total if c is None else total + c
+    factor = alpha * a_scale * b_scale
+    if bounds is None:
+        return total.to(factor.dtype) * factor
+    return to_levels(total, factor / scale, zero, bounds)

@@ -191,16 +191,16 @@ def test_pads_that_depend_on_the_size_follow_it(call):
 def test_levels_reach_a_frozen_node_in_their_own_type():
     text = """
     <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
-    g (float[N, 3] x) => (float[N, 2] y) <int8[3, 2] w = {1, -2, 3, 4, 5, -6}, float[2] b = {0.5, -0.5}> {
+    g (float[N, 4, 4, 2] x) => (float[N, 2, 2, 2] y) <float[2] b = {0.5, -0.5}> {
         levels, scale, zero = DynamicQuantizeLinear(x)
-        one = Constant<value = float {1.0}>()
-        none = Constant<value = int8 {0}>()
-        scaled = com.microsoft.QGemm(levels, scale, zero, w, one, none)
-        y = Add(scaled, b)
+        largest = com.microsoft.NhwcMaxPool<kernel_shape = [2, 2], strides = [2, 2]>(levels)
+        values = DequantizeLinear(largest, scale, zero)
+        y = Add(values, b)
     }"""
     model = ir.from_proto(onnx.parser.parse_model(text))
     imported = import_model(model, probe(model))
-    x = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+    assert len(imported.frozen) == 1
+    x = np.random.default_rng(1).standard_normal((4, 4, 4, 2)).astype(np.float32)
     got = [imported.module(torch.from_numpy(x))[0].detach().numpy()]
     expected = open_session(model_bytes(model)).run(None, {"x": x})
     assert compare_outputs(expected, got) < 1e-5

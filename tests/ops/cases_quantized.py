@@ -88,6 +88,15 @@ CASES = {
         (X, [SCALE, ZERO, *RESULT], {"channels_last": 0}, 1, BYTES),
         (X, [SCALE, ZERO, *RESULT], {"channels_last": 1}, 1, BYTES),
     ],
+    "com.microsoft.QGemm": [
+        (
+            (3, 4),
+            [SCALE, ZERO, whole(5, 4), SCALES, COLUMNS * 0, whole(5).astype(np.int32), *RESULT],
+            {"transB": 1, "alpha": 0.7},
+            1,
+            BYTES,
+        )
+    ],
     "com.microsoft.QLinearConcat": [
         (
             X,
