@@ -2,7 +2,8 @@
 
 - The W-step against a plain training step of the same imported network (resnet18, batch 32, ADMM on all convs),
   step by step in turns: the ratio of the medians, and the interval of it.
-- The projection of all of resnet50's weights, as unstructured sets.
+- The projection of all of resnet50's weights, as unstructured sets, and onto levels of 8 bits by channel (on as many
+  cores as the process has, whatever `--threads` says).
 - What Z and U take beside the weights.
 
 On one thread times are the process's own CPU time: what others take of the machine isn't the step's. Weights are random:
@@ -29,11 +30,12 @@ import torchvision
 from accelerate import Accelerator
 from readme import write_table
 
-from onnxadmm.admm import Solver, Unstructured, make_penalty
+from onnxadmm.admm import Constraint, QuantizedWeight, Solver, Unstructured, make_penalty
 from onnxadmm.bench import environment
 from onnxadmm.data import Dataset
 from onnxadmm.graph import probe
 from onnxadmm.modules import Imported, import_model
+from onnxadmm.quantize import uniform_levels
 from onnxadmm.spec import Objective, Schedule
 from onnxadmm.training import Goal, Settings, plan_admm
 from onnxadmm.training.descent import Descent
@@ -47,6 +49,7 @@ HEADER = [
     "over a plain step",
     "update of Z and U",
     "projection of resnet50's weights",
+    "onto levels of 8 bits",
     "copies a constraint",
     "measured",
 ]
@@ -148,21 +151,23 @@ def step_ratio(size: int, batch: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def projection(rounds: int) -> dict[str, Any]:
-    """Time the projection of all of resnet50's weights."""
+def projection(rounds: int, bits: int | None = None) -> dict[str, Any]:
+    """Time the projection of all of resnet50's weights: onto few of them, or onto levels of so many bits by channel."""
     torch.manual_seed(0)
     network = torchvision.models.resnet50(weights=None)
     weights = {n: p.detach() for n, p in network.named_parameters()}
-    chosen = sets(weights, 2)
+    chosen: list[Constraint] = [*sets(weights, 2)]
+    if bits is not None:
+        chosen = [QuantizedWeight(n, uniform_levels(bits), 0) for c in chosen for n in c.tensors]
     times = []
     for _ in range(rounds + 1):
         started = clock()
         for c in chosen:
-            c.project({c.tensor: weights[c.tensor]})
+            c.project({n: weights[n] for n in c.tensors})
         times.append(clock() - started)
     return {
         "network": "resnet50",
-        "weights": sum(weights[c.tensor].numel() for c in chosen),
+        "weights": sum(weights[n].numel() for c in chosen for n in c.tensors),
         "median_s": float(np.median(times[1:])),
         "least_s": min(times[1:]),
     }
@@ -177,6 +182,7 @@ def row(document: dict[str, Any]) -> list[str]:
         f"{step['ratio']:.3f} ({low:.3f}–{high:.3f})",
         f"{step['update_ms']:.0f} ms",
         f"{document['projection']['median_s']:.2f} s",
+        f"{document['onto_8_bits']['median_s']:.2f} s",
         f"{step['copies_a_constraint']:g}",
         f"{document['measured']}, {machine['cpu']}, {document['threads']} threads, torch {document['torch']}",
     ]
@@ -191,13 +197,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORD)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = {"step": step_ratio(args.size, 32, args.rounds), "projection": projection(args.rounds)}
+    found = {
+        "step": step_ratio(args.size, 32, args.rounds),
+        "projection": projection(args.rounds),
+        "onto_8_bits": projection(args.rounds, 8),
+    }
     met = {
         f"a W-step takes at most {MOST_STEP_RATIO} plain ones": found["step"]["ratio"]
         <= MOST_STEP_RATIO,
         f"resnet50's weights are projected in {MOST_PROJECTION_S} s": found["projection"][
             "median_s"
         ]
+        <= MOST_PROJECTION_S,
+        f"and in {MOST_PROJECTION_S} s onto levels of 8 bits": found["onto_8_bits"]["median_s"]
         <= MOST_PROJECTION_S,
         f"Z and U are {MOST_COPIES} copies a constraint": found["step"]["copies_a_constraint"]
         <= MOST_COPIES,
