@@ -190,7 +190,7 @@ class Positions:
 
     Attributes:
         quotients: One bit string: for each gap, gap // divisor zeros and a one.
-        remainders: gap % divisor for each; None where the divisor is 1.
+        remainders: What gap % divisor is below divisor - 1, for each; None where the divisor is 1.
         divisor: The Golomb parameter.
         count: How many places.
     """
@@ -211,7 +211,7 @@ class Positions:
         if self.remainders is None:
             return ends
         order = np.arange(self.count)
-        steps: Array = np.cumsum(self.remainders.decode() + 1)
+        steps: Array = np.cumsum(self.divisor - self.remainders.decode())
         return (ends - order) * self.divisor + steps - 1
 
 
@@ -230,5 +230,5 @@ def encode_positions(places: Array, size: int) -> Positions:
     ends = np.cumsum(gaps // divisor + 1) - 1
     bits = np.zeros(int(ends[-1]) + 1, np.uint8)
     bits[ends] = 1
-    remainders = encode_digits(gaps % divisor, divisor) if divisor > 1 else None
+    remainders = encode_digits(divisor - 1 - gaps % divisor, divisor) if divisor > 1 else None
     return Positions(encode_digits(bits, 2), remainders, divisor, len(places))

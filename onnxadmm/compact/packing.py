@@ -40,7 +40,7 @@ SMALLEST_TENSOR_BYTES = 256
 LARGEST_TENSOR = 1 << 26
 """Elements; decoding takes up to 40 bytes each, for a moment, when a session is made."""
 LARGEST_LEVEL = 127
-DECODER_BYTES = 2000
+DECODER_BYTES = 1600
 """What the decoders take in a file that holds all of them."""
 _NODE_BYTES = 60
 _STREAM_BYTES = 40
@@ -153,7 +153,7 @@ def _choices(content: Array) -> Iterator[_Streams]:
                 yield from _levels(codes, ranked.astype(np.float32), scales)
     there = np.flatnonzero(bits)
     if 0 < len(there) < content.size // 2:
-        table = np.concatenate([np.zeros(1, bits.dtype), bits[there]]).view(content.dtype)
+        table = np.concatenate([bits[there], np.zeros(1, bits.dtype)]).view(content.dtype)
         yield _Streams(encode_positions(there, len(bits)), None, table, None, "sparse")
 
 
@@ -171,9 +171,9 @@ def _levels(codes: Array, values: Array, scales: Array | None) -> Iterator[_Stre
     zero = np.flatnonzero(values.view(f"u{values.dtype.itemsize}") == 0)
     if not len(zero) or len(values) == 1:
         return
-    # Code 0 is the zero of the table: `scatter` fills with it.
+    # The zero is the last of the table: `scatter` fills with -1.
     at = int(zero[0])
-    table = np.concatenate([values[at : at + 1], np.delete(values, at)])
+    table = np.concatenate([np.delete(values, at), values[at : at + 1]])
     there = np.flatnonzero(codes != at)
     kept = codes[there]
     kept = kept - (kept > at)
@@ -258,7 +258,7 @@ class _Writer:
         """Replace what the graph holds by what computes it; the name stays."""
         codes = self._codes(streams, content.size)
         table = self._hold(streams.table)
-        tensor = self._call("lookup", [table, codes], shape=list(content.shape))
+        tensor = self._call("lookup", [table, codes], s=list(content.shape))
         if streams.scales is not None:
             tensor = self._call("scaled", [tensor, self._hold(streams.scales)])
         value.replace_all_uses_with(tensor)
@@ -291,34 +291,38 @@ class _Writer:
             return self._symbols(streams.symbols)
         places = self._places(streams.places)
         codes = (
-            self._call("order", [], count=streams.places.count)
+            self._call("order", [], n=streams.places.count)
             if streams.symbols is None
             else self._symbols(streams.symbols)
         )
-        return self._call("scatter", [places, codes], size=[size])
+        return self._call("scatter", [places, codes], n=[size])
 
-    def _symbols(self, symbols: Symbols) -> ir.Value:
-        common = self._digits(symbols.common)
+    def _symbols(self, symbols: Symbols, *, exact: bool = True) -> ir.Value:
+        common = self._exact(symbols.common) if exact else self._digits(symbols.common)
         if symbols.rare is None:
             return common
-        rare = self._symbols(symbols.rare)
-        return self._call("escape", [common, rare], last=symbols.common.base - 1)
+        # Nobody reads what follows the rare codes.
+        rare = self._symbols(symbols.rare, exact=False)
+        return self._call("escape", [common, rare], l=symbols.common.base - 1)
 
     def _places(self, places: Positions) -> ir.Value:
-        ends = self._call("ends", [self._digits(places.quotients)], count=[places.count])
+        # Zeros that fill the last word up end no gap.
+        ends = self._call("ends", [self._digits(places.quotients)], n=[places.count])
         if places.remainders is None:
             return ends
-        remainders = self._digits(places.remainders)
-        return self._call("golomb", [ends, remainders], divisor=places.divisor)
+        numbers = {"d": places.divisor, "k": places.divisor - 1}
+        return self._call("golomb", [ends, self._exact(places.remainders)], **numbers)
+
+    def _exact(self, digits: Digits) -> ir.Value:
+        """Return the codes without what fills the last word up."""
+        codes = self._digits(digits)
+        if len(digits.words) * digits.per_word == digits.count:
+            return codes
+        return self._call("first", [codes], n=[digits.count])
 
     def _digits(self, digits: Digits) -> ir.Value:
-        return self._call(
-            "digits",
-            [self._hold(digits.words)],
-            base=digits.base,
-            per_word=digits.per_word,
-            count=[digits.count],
-        )
+        powers = [digits.base**i for i in range(digits.per_word)]
+        return self._call("digits", [self._hold(digits.words)], b=digits.base, p=powers)
 
     def _call(self, function: str, inputs: list[ir.Value], **numbers: Any) -> ir.Value:
         self._used.add(function)

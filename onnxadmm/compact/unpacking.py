@@ -33,30 +33,29 @@ SMALLEST_IR_VERSION = 8
 """Functions with attributes of their own."""
 
 _FUNCTIONS = {
-    # Digits.decode
+    # Digits.decode: p the powers of the base; what fills the last word up is still there
     "digits": """
-        digits <base, per_word, count> (w) => (o) {
-            u = Constant <value_ints = [-1, 1]> ()
+        digits <b, p> (w) => (o) {
+            b = Constant <value_int: int = @b> ()
+            p = Constant <value_ints: ints = @p> ()
+            a = Constant <value_ints = [-1, 1]> ()
             v = Constant <value_ints = [-1]> ()
-            s = Constant <value_ints = [0]> ()
-            z = Constant <value_int = 0> ()
-            e = Constant <value_int = 1> ()
-            b = Constant <value_int: int = @base> ()
-            d = Constant <value_int: int = @per_word> ()
-            n = Constant <value_ints: ints = @count> ()
-            i = Range (z, d, e)
-            p = Pow (b, i)
             x = Cast <to = 7> (w)
-            c = Reshape (x, u)
+            c = Reshape (x, a)
             q = Div (c, p)
             r = Mod (q, b)
-            f = Reshape (r, v)
-            o = Slice (f, s, n)
+            o = Reshape (r, v)
+        }""",
+    "first": """
+        first <n> (x) => (o) {
+            s = Constant <value_ints = [0]> ()
+            n = Constant <value_ints: ints = @n> ()
+            o = Slice (x, s, n)
         }""",
     # Symbols.decode: c the common codes, r the rare ones
     "escape": """
-        escape <last> (c, r) => (o) {
-            l = Constant <value_int: int = @last> ()
+        escape <l> (c, r) => (o) {
+            l = Constant <value_int: int = @l> ()
             z = Constant <value_int = 0> ()
             e = Constant <value_int = 1> ()
             m = Equal (c, l)
@@ -70,43 +69,39 @@ _FUNCTIONS = {
         }""",
     # Positions.decode: where the ones of the bit string are
     "ends": """
-        ends <count> (b) => (o) {
-            n = Constant <value_ints: ints = @count> ()
-            v, o = TopK <axis = 0> (b, n)
+        ends <n> (b) => (o) {
+            n = Constant <value_ints: ints = @n> ()
+            v, o = TopK (b, n)
         }""",
-    # Positions.decode: (end - i) * divisor + cumsum(remainder + 1) - 1, the i taken into the sum;
-    # x the ends, r the remainders
+    # Positions.decode: (end - i) * divisor + cumsum(remainder + 1) - 1, the i taken into the sum. k is divisor - 1,
+    # x the ends, r k less the remainders
     "golomb": """
-        golomb <divisor> (x, r) => (o) {
-            d = Constant <value_int: int = @divisor> ()
+        golomb <d, k> (x, r) => (o) {
+            d = Constant <value_int: int = @d> ()
+            k = Constant <value_int: int = @k> ()
             z = Constant <value_int = 0> ()
-            e = Constant <value_int = 1> ()
-            k = Sub (d, e)
-            t = Sub (r, k)
-            s = CumSum (t, z)
+            s = CumSum (r, z)
             m = Mul (x, d)
-            a = Add (m, s)
+            a = Sub (m, s)
             o = Add (a, k)
         }""",
     "order": """
-        order <count> () => (o) {
-            n = Constant <value_int: int = @count> ()
+        order <n> () => (o) {
+            n = Constant <value_int: int = @n> ()
             z = Constant <value_int = 0> ()
             e = Constant <value_int = 1> ()
             o = Range (z, n, e)
         }""",
-    # Codes c at places p, 0 elsewhere: code 0 is the zero of the table.
+    # Codes c at places p, -1 elsewhere: the last of the table.
     "scatter": """
-        scatter <size> (p, c) => (o) {
-            n = Constant <value_ints: ints = @size> ()
-            e = Constant <value_int = 1> ()
-            z = ConstantOfShape <value = int64[1] {0}> (n)
-            a = Add (c, e)
-            o = ScatterElements <axis = 0> (z, p, a)
+        scatter <n> (p, c) => (o) {
+            n = Constant <value_ints: ints = @n> ()
+            z = ConstantOfShape <value = int64[1] {-1}> (n)
+            o = ScatterElements (z, p, c)
         }""",
     "lookup": """
-        lookup <shape> (t, c) => (o) {
-            s = Constant <value_ints: ints = @shape> ()
+        lookup <s> (t, c) => (o) {
+            s = Constant <value_ints: ints = @s> ()
             g = Gather (t, c)
             o = Reshape (g, s)
         }""",
@@ -199,8 +194,9 @@ def _decode(node: ir.Node, inputs: list[Array | None]) -> Array | None:
     given = [a for a in inputs if a is not None]
     if len(given) != len(inputs):
         return None
-    sizes = [math.prod(numbers.get(n, [0])) for n in ("size", "shape")]
-    if max(*sizes, _first(numbers, "count"), *(a.size for a in given), 0) > MAX_ELEMENTS:
+    sizes = [math.prod(numbers.get("s", [0])), _first(numbers, "n")]
+    digits = len(numbers["p"]) if isinstance(numbers.get("p"), tuple | list) else 1
+    if max(*sizes, *(digits * a.size for a in given)) > MAX_ELEMENTS:
         return None
     try:
         return _DECODERS[node.op_type](numbers, *given)
@@ -218,45 +214,55 @@ MAX_ELEMENTS = tensors.MAX_DENSE_BYTES // 8
 
 
 def _digits(numbers: dict[str, Any], words: Array) -> Array:
-    base, fit = int(numbers["base"]), int(numbers["per_word"])
+    base, powers = int(numbers["b"]), [int(p) for p in numbers["p"]]
+    fit = len(powers)
     if base < 2 or not 1 <= fit <= 32 or base**fit > 1 << 32:  # noqa: PLR2004
         raise ValueError("no digits of a word")
-    return Digits(words.reshape(-1), base, fit, _first(numbers, "count")).decode()
+    if powers != [base**i for i in range(fit)]:
+        raise ValueError("no powers of the base")
+    return Digits(words.reshape(-1), base, fit, words.size * fit).decode()
+
+
+def _leading(numbers: dict[str, Any], codes: Array) -> Array:
+    count = _first(numbers, "n")
+    if count > len(codes):
+        raise ValueError("fewer codes")
+    return codes[:count]
 
 
 def _escape(numbers: dict[str, Any], common: Array, rare: Array) -> Array:
-    last = int(numbers["last"])
+    last = int(numbers["l"])
     escaped = common == last
     return np.where(escaped, rare[np.maximum(np.cumsum(escaped) - 1, 0)] + last, common)
 
 
 def _ends(numbers: dict[str, Any], bits: Array) -> Array:
     ends = np.flatnonzero(bits)
-    if len(ends) != _first(numbers, "count"):
+    if len(ends) != _first(numbers, "n"):
         raise ValueError("another number of places")
     return ends
 
 
 def _golomb(numbers: dict[str, Any], ends: Array, remainders: Array) -> Array:
-    k = int(numbers["divisor"]) - 1
-    steps: Array = np.cumsum(remainders - k)
-    return ends * (k + 1) + steps + k
+    places: Array = ends * int(numbers["d"]) - np.cumsum(remainders) + int(numbers["k"])
+    return places
 
 
 def _scatter(numbers: dict[str, Any], places: Array, codes: Array) -> Array:
-    dense = np.zeros(_first(numbers, "size"), np.int64)
-    dense[places] = codes + 1
+    dense = np.full(_first(numbers, "n"), -1, np.int64)
+    dense[places] = codes
     return dense
 
 
 _DECODERS: dict[str, Callable[..., Array]] = {
     "digits": _digits,
+    "first": _leading,
     "escape": _escape,
     "ends": _ends,
     "golomb": _golomb,
-    "order": lambda numbers: np.arange(int(numbers["count"])),
+    "order": lambda numbers: np.arange(_first(numbers, "n")),
     "scatter": _scatter,
-    "lookup": lambda numbers, table, codes: table[codes].reshape(numbers["shape"]),
+    "lookup": lambda numbers, table, codes: table[codes].reshape(numbers["s"]),
     "scaled": lambda _, levels, scales: levels * scales,
 }
 

@@ -179,7 +179,7 @@ def test_a_foreign_function_of_our_domain_is_not_taken_for_ours():
 
 @pytest.mark.parametrize(
     ("function", "attribute", "value"),
-    [("digits", "count", [2**40]), ("digits", "base", 0), ("lookup", "shape", [2**40, 3])],
+    [("digits", "p", [1, 2**40]), ("digits", "b", 0), ("lookup", "s", [2**40, 3])],
 )
 def test_a_decoder_that_asks_for_too_much_is_left_alone(function, attribute, value):
     packed = product(CONTENTS["binary"][0])
