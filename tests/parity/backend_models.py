@@ -23,8 +23,8 @@ import torch
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxadmm.errors import ModelError, UnsupportedError
-from onnxadmm.graph import Probe, constant_of, inline_functions, load_model, random_inputs
+from onnxadmm.errors import UnsupportedError
+from onnxadmm.graph import Probe, constant_of, inline_functions, random_inputs
 from onnxadmm.modules import import_model
 from onnxadmm.ops.element_types import CARRIED, from_torch, to_torch
 
@@ -129,17 +129,10 @@ def _light_cases() -> Iterator[Case]:
         yield Case("light", path.stem, model, list(feeds.values()), None)
 
 
-def judge(case: Case, folder: Path | None = None) -> Verdict:
-    """Import and run a case, and compare.
-
-    Args:
-        case: The case.
-        folder: Where to write its model, to load it as users' files are loaded; else it is taken as it is.
-    """
+def judge(case: Case) -> Verdict:
+    """Import and run a case, and compare."""
     try:
-        model, feeds, seen = _prepare(case, _loaded(case.model, folder))
-    except ModelError as e:
-        return Verdict(case.suite, case.name, REFUSED, str(e))
+        model, feeds, seen = _prepare(case)
     except NotImplementedError as e:
         # No shapes: neither ONNX Runtime nor the standard's own reference runs it.
         return Verdict(case.suite, case.name, REFUSED, f"nothing runs it: {_line(e)}")
@@ -188,14 +181,8 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def _loaded(proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
-    if folder is None:
-        return ir.from_proto(proto)
-    onnx.save(proto, folder / "model.onnx")
-    return load_model(folder / "model.onnx")
-
-
-def _prepare(case: Case, model: ir.Model):
+def _prepare(case: Case):
+    model = ir.from_proto(case.model)
     inline_functions(model)
     names = [v.name for v in model.graph.inputs if v.name not in model.graph.initializers]
     feeds = case.feeds[: len(names)]

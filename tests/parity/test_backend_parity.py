@@ -13,8 +13,6 @@ import record
 import torch
 
 RECORDED = json.loads(record.RESULTS.read_text(encoding="utf-8"))
-SAMPLED = 97
-"""Every such case is loaded from a file too: each one starts a process."""
 GOOD = (backend.RIGHT, backend.FROZEN, backend.RUNTIME)
 
 
@@ -29,20 +27,6 @@ def test_nothing_is_wrong_and_nothing_got_lost(suite):
         recorded = RECORDED["counts"][suite]
         assert counts[backend.RIGHT] >= recorded[backend.RIGHT]
         assert sum(counts[k] for k in GOOD) >= sum(recorded.get(k, 0) for k in GOOD)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_sample_through_the_loader_is_what_it_is_without(tmp_path):
-    sample = list(backend.cases("node", "expanded"))[::SAMPLED]
-    differing = {}
-    for case in sample:
-        plain, loaded = backend.judge(case), backend.judge(case, tmp_path)
-        # What isn't a tensor can be no input of a user's file.
-        tensors = all(isinstance(f, np.ndarray | np.generic) for f in case.feeds)
-        if loaded.verdict != plain.verdict and (tensors or loaded.verdict == backend.WRONG):
-            differing[case.name] = loaded
-    assert not differing
-    assert len(sample) > 15
 
 
 def test_the_table_is_that_of_the_results():
