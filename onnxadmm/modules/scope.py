@@ -21,7 +21,7 @@ from onnxadmm.modules.deadline import Overdue
 from onnxadmm.modules.delegating import delegate
 from onnxadmm.modules.freezing import alone, captured, freeze, passes_gradient
 from onnxadmm.modules.naming import attribute_path
-from onnxadmm.ops.element_types import UNSHOWN, kind_of, to_torch, torch_type
+from onnxadmm.ops.element_types import FLOAT8, UNSHOWN, kind_of, to_torch, torch_type
 from onnxadmm.ops.masters import bounds, has_master, master_of, read_by_master
 from onnxadmm.ops.quantization import dequantize, quantize
 
@@ -172,7 +172,9 @@ class Scope:
     def output(self, value: ir.Value) -> Any:
         """Return a graph output; levels of a quantization, floats on the way, become their own type."""
         kind = self._kind(value)
-        if kind is None or not self._holds_levels(value) or kind.is_floating_point():
+        if kind is None or not self._holds_levels(value):
+            return self.tensor(value)
+        if kind.is_floating_point() and kind not in FLOAT8:
             return self.tensor(value)
         return self.call(torch.Tensor.to, self.tensor(value), torch_type(kind))
 
