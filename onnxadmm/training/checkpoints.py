@@ -22,7 +22,7 @@ from onnxadmm.errors import CheckpointError, ResourceError, one_line
 from onnxadmm.graph import open_plain, write_atomic
 from onnxadmm.training.tensor_files import TensorFile
 
-VERSION = 2
+VERSION = 3
 KEPT = 2
 # Of the text beside the tensors: the history of a very long run.
 _MANIFEST_BYTES = 256 << 20

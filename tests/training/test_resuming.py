@@ -291,7 +291,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "VERSION", 99)
     saved(tmp_path, 4)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="version 99, this onnxadmm reads 2"):
+    with pytest.raises(CheckpointError, match="version 99, this onnxadmm reads 3"):
         CheckpointStore(tmp_path, IDENTITY).load()
 
 
