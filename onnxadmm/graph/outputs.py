@@ -35,10 +35,9 @@ class Layout:
 
         Classes are on axis 1 where the graph doesn't tell.
         """
-        first = shape[:0] if len(shape) < 2 else shape  # noqa: PLR2004  (nothing but samples)
-        if not first:
+        if len(shape) < 2:  # noqa: PLR2004  (nothing but samples)
             return None, 0
-        rest = [n for axis, n in enumerate(first) if axis != self.samples]
+        rest = [n for axis, n in enumerate(shape) if axis != self.samples]
         axis = 0 if self.classes is None else self.classes - 1
         return rest[axis], len(rest) - 1
 
