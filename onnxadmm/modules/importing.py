@@ -14,6 +14,7 @@ from torch import fx, nn
 from onnxadmm.graph import Probe, attempts, subgraphs
 from onnxadmm.modules.control import Repetition, Sweep
 from onnxadmm.modules.deadline import granted_s, limit_passes, limited
+from onnxadmm.modules.fusing import fuse
 from onnxadmm.modules.scope import Scope, UnsampledError
 from onnxadmm.modules.statistics import detach_statistics, let_statistics_run
 
@@ -130,6 +131,7 @@ def _assemble(scope: Scope, *, statistics: bool) -> Imported:
     module = fx.GraphModule(scope.root, scope.graph, class_name="ImportedModel")
     # Shapes that builders read off directly leave their arithmetic behind.
     module.graph.eliminate_dead_code()
+    fuse(module)
     detach_statistics(module)
     module.recompile()
     module.graph.lint()
