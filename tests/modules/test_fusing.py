@@ -17,10 +17,11 @@ from onnxadmm.bench import open_session
 from onnxadmm.graph import compare_outputs, model_bytes, probe
 from onnxadmm.modules import import_model
 
+ROOT = math.sqrt(2)
 ORDERS = ("x first", "half first", "half on x", "half on the sum", "x by itself")
 
 
-def spelled(order="x first", *, divide=True, turned=False, root=math.sqrt(2), half=0.5, one=1.0):
+def spelled(order="x first", *, divide=True, turned=False, root=ROOT, half=0.5, one=1.0):
     """Return a network [N, 5] -> [N, 3] with a Gelu between two products, spelled out."""
     rng = np.random.default_rng(0)
     held = {
@@ -49,14 +50,13 @@ def spelled(order="x first", *, divide=True, turned=False, root=math.sqrt(2), ha
         "x by itself": [node("Mul", "sum", "h", "xs"), node("Mul", "xs", "xs", "g")],
     }[order]
     nodes.append(node("MatMul", "g", "v", "y"))
-    graph = helper.make_graph(
+    return helper.make_graph(
         nodes,
         "spelled",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
         [numpy_helper.from_array(np.asarray(a), n) for n, a in held.items()],
     )
-    return graph
 
 
 def run_both(graph):
