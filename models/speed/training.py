@@ -7,7 +7,7 @@ into convolutions), and once with the normalisations kept. Steps (forward, backw
 module, twice, and of the imported ones are taken in turns in one process, in an order that is drawn anew in every
 round; a ratio is the median over the rounds of what the same round's steps took, so that a busy machine slows
 all of them. The native module against itself says how far such a ratio can be trusted. `--record` keeps
-the outcome in `training.json` beside this file.
+the outcome in `training.json` beside this file; networks that were not named keep theirs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from onnxadmm.graph import load_model, probe
 from onnxadmm.modules import import_model
 
 RECORD = Path(__file__).with_suffix(".json")
+MOST = 1.05
 NAMES = ("resnet18", "mobilenet_v2", "vit_b_16")
 IMPORTED = "resnet50"
 HEADER = ["network", "native again", "imported", "imported, normalisations kept", "measured"]
@@ -131,17 +132,15 @@ def measure(name: str, cache: Path, rounds: int) -> dict[str, Any]:
     return ratios(steps, rounds)
 
 
-def rows(document: dict[str, Any], names: Sequence[str]) -> list[list[str]]:
+def rows(document: dict[str, Any]) -> list[list[str]]:
     """Return the cells of the README's lines."""
-    machine = document["environment"]
-    when = f"{document['date']}, {machine['cpu']}, torch {document['torch']}"
     return [
         [
-            n,
-            *(f"{r['ratio']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in document[n].values()),
-            when,
+            name,
+            *(f"{r['ratio']:.3f} ({r['low']:.3f}–{r['high']:.3f})" for r in one["ratios"].values()),
+            f"{one['date']}, {one['cpu']}, torch {one['torch']}",
         ]
-        for n in names
+        for name, one in document["networks"].items()
     ]
 
 
@@ -157,10 +156,23 @@ def main() -> int:
     wanted = options.parse_args()
     wanted.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    document: dict[str, Any] = {"rounds": wanted.rounds, "batch_size": BATCH, "image": SIZE}
+    document: dict[str, Any] = {"networks": {}}
+    if RECORD.exists():
+        document = json.loads(RECORD.read_text(encoding="utf-8"))
+    circumstances = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "torch": torch.__version__,
+        "cpu": environment()["cpu"],
+        "rounds": wanted.rounds,
+        "batch_size": BATCH,
+        "image": SIZE,
+    }
+    networks = document["networks"]
     for name in wanted.names:
-        document[name] = measure(name, wanted.cache, wanted.rounds)
-        for what, r in document[name].items():
+        found = measure(name, wanted.cache, wanted.rounds)
+        load = round(os.getloadavg()[0], 1)
+        networks[name] = {"ratios": found, "load": load, **circumstances}
+        for what, r in found.items():
             print(
                 f"{name:14} {what:30} {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f})",
                 flush=True,
@@ -169,14 +181,10 @@ def main() -> int:
     imported(file)
     document["import_cpu_s"] = {IMPORTED: round(imported(file)[1], 2)}
     print(f"import of {IMPORTED}: {document['import_cpu_s'][IMPORTED]} s of CPU")
-    document["load"] = round(os.getloadavg()[0], 1)
     if wanted.record:
-        document["environment"] = environment()
-        document["date"] = datetime.now(UTC).date().isoformat()
-        document["torch"] = torch.__version__
         RECORD.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        write_table("training.py", HEADER, rows(document, wanted.names))
-    return int(any(document[n]["imported"]["ratio"] > 1.05 for n in wanted.names))  # noqa: PLR2004
+        write_table("training.py", HEADER, rows(document))
+    return int(any(networks[n]["ratios"]["imported"]["ratio"] > MOST for n in wanted.names))
 
 
 if __name__ == "__main__":
