@@ -263,6 +263,12 @@ class _Scopes:
                 f"node {_of(node)}: duplicate attribute {_quote(twice)}, and readers disagree which "
                 "counts; keep one"
             )
+        if (node.op_type, _domain(node.domain)) == ("Constant", "") and len(node.attribute) != 1:
+            names = ", ".join(sorted(a.name for a in node.attribute))
+            raise ModelError(
+                f"node {_of(node)}: a Constant has one attribute, its value; this has {len(node.attribute)} "
+                f"({one_line(names, 60)}), and readers disagree which counts; keep one"
+            )
         for attribute in node.attribute:
             self._check_attribute(node, attribute)
             graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs

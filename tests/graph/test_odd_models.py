@@ -402,3 +402,24 @@ def test_more_axes_than_arrays_have_are_refused(tmp_path):
     save(proto, tmp_path / "m.onnx")
     with pytest.raises(UnsupportedError, match="'deep' has 65 axes, above the limit of 64"):
         load_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [(("value", "value_float"), "keep one"), ((), "this has 0")]
+)
+def test_a_constant_has_one_value(tmp_path, values, said):
+    held = {"value": numpy_helper.from_array(np.ones((1, 4), np.float32)), "value_float": 1.0}
+    node = helper.make_node("Constant", [], ["k"], **{n: held[n] for n in values})
+    proto = product([node, helper.make_node("Add", ["x", "k"], ["h"])])
+    save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=f"a Constant has one attribute.*{said}"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_a_file_that_no_protobuf_can_be_is_refused(tmp_path):
+    path = tmp_path / "m.onnx"
+    save(cnn(), path)
+    with path.open("r+b") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(ModelError, match="2147483648 bytes, above the 2 GiB that ONNX allows"):
+        load_model(path)
