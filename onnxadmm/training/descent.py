@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,9 +119,8 @@ class Descent:
             return float(loss)
         return float(self._accelerator.reduce(self._weighed(loss, samples), reduction="mean"))
 
-    @torch.no_grad()
-    def look(self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, alone: bool) -> None:
-        """Refuse a state that no step has looked at yet: finite weights whose loss on these samples isn't.
+    def look(self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, alone: bool) -> float:
+        """Return the loss on these samples; refuse a state that no step has looked at yet where it isn't finite.
 
         Args:
             module: The model.
@@ -132,16 +132,38 @@ class Descent:
         """
         imported, number = self._imported, self._at.step
         divergence.check_weights(imported.binding, number)
+        loss = self._measured(module, index)
+        value = float(loss) if alone else self._over_processes(loss, len(index))
+        divergence.check_loss(value, imported.outputs[self._settings.output], number)
+        return value
+
+    def scale(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> float | None:
+        """Return what is a large loss for this model: that of its answers dealt to the wrong samples, and at least 1.
+
+        All processes ask at the same time. None for a loss of the user's own, whose units nobody knows.
+        """
+        if not self._settings.goal.in_known_units:
+            return None
+        found = [self._measured(module, index, dealt=dealt) for dealt in (False, True)]
+        values = [self._over_processes(loss, len(index)) for loss in found]
+        return max([1.0, *(v for v in values if math.isfinite(v))])
+
+    @torch.no_grad()
+    def _measured(
+        self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, dealt: bool = False
+    ) -> Tensor:
+        """Return the loss on these samples as nothing learns."""
         module.eval()
         try:
             with self._holding.on_levels():
-                loss = self._loss(module, index)
+                return self._loss(module, index, dealt=dealt)
         finally:
             module.train()
-        value = float(loss) if alone else self._over_processes(loss, len(index))
-        divergence.check_loss(value, imported.outputs[self._settings.output], number)
 
-    def _loss(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> Tensor:
+    def _loss(
+        self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, dealt: bool = False
+    ) -> Tensor:
+        """Return the loss on these samples, or with the outputs of half the batch before and after dealt to each."""
         settings, device = self._settings, self._accelerator.device
         inputs, labels = settings.train.batch(index)
         tensors = [torch.from_numpy(inputs[n]).to(device) for n in self._imported.inputs]
@@ -149,6 +171,8 @@ class Descent:
         if self._teacher is not None and settings.goal.needs_teacher:
             taught = self._teacher.output(index, tensors)
         output = settings.goal.rows(module(*tensors)[settings.output])
+        if dealt:
+            output = output.roll(len(output) // 2, 0)
         return settings.goal.loss(output, as_tensor(labels, device), taught)
 
     def update(self) -> tuple[Residuals, dict[str, Residuals]]:

@@ -22,6 +22,29 @@ def check_loss(value: float, output: str, step: int) -> None:
         raise DivergedError(f"step {step}: the loss on output {one_line(output, 60)!r} is {value}")
 
 
+MOST_GROWTH = 100.0
+"""A loss that is so many times the large one all through an epoch has left what the data can pull back."""
+
+
+def check_growth(loss: float, scale: float | None, output: str, step: int) -> None:
+    """Refuse a loss that is finite and absurd.
+
+    Args:
+        loss: What the epoch has at least, by its mean and at its end.
+        scale: A large loss, as answers have that belong to other samples; None where that can't be told.
+        output: The output that it is computed on.
+        step: The last one of the epoch.
+
+    Raises:
+        DivergedError: It is more than `MOST_GROWTH` times as large.
+    """
+    if scale is not None and loss > MOST_GROWTH * scale:
+        raise DivergedError(
+            f"step {step}: the loss on output {one_line(output, 60)!r} is {loss:.3g}; before training, answers dealt "
+            f"to the wrong samples had at most {scale:.3g}"
+        )
+
+
 def check_gradients(weights: Mapping[str, Tensor], step: int) -> None:
     """Refuse a gradient that isn't finite before it reaches the weights.
 

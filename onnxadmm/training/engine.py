@@ -23,6 +23,7 @@ from onnxadmm.admm import Constraint, Solver, make_penalty
 from onnxadmm.errors import DivergedError
 from onnxadmm.modules import Imported
 from onnxadmm.progress import Tick
+from onnxadmm.training import divergence
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore, fitting
 from onnxadmm.training.descent import Descent
 from onnxadmm.training.history import EpochRecord, Trained, describe, farthest, phase_name
@@ -112,8 +113,8 @@ class Trainer:
         """Train to the end, from a checkpoint where there is one.
 
         Raises:
-            DivergedError: A loss, gradient, weight or residual is not finite, and was not after
-                `MAX_RETREATS` retreats to the start of its epoch with smaller steps either.
+            DivergedError: A loss, gradient, weight or residual is not finite, or the loss of a whole epoch absurd,
+                and was so after `MAX_RETREATS` retreats to the start of its epoch with smaller steps too.
             Interrupted: `stop` asked for it; a checkpoint is saved.
         """
         self._go_on()
@@ -235,6 +236,8 @@ class Trainer:
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             return np.sort(batch[rank::world])
 
+        if at.scale is None:
+            at.scale = descent.scale(self.module, samples(0))
         while at.batch < steps:
             at.loss_sum += descent.step(self.module, samples(at.batch))
             at.batch += 1
@@ -247,8 +250,11 @@ class Trainer:
                 self._tick(phase, solver)
             self._maybe_stop(descent, samples(at.batch - 1))
         # No step follows that would see what the last one did.
-        descent.look(self.module, samples(at.batch - 1), alone=False)
+        last = descent.look(self.module, samples(at.batch - 1), alone=False)
         loss = at.loss_sum / steps
+        divergence.check_growth(
+            min(loss, last), at.scale, self.imported.outputs[self.output], at.step
+        )
         descent.end_epoch(loss)
         average = descent.average
         averaged = contextlib.nullcontext() if average is None else average.in_place()

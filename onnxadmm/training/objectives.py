@@ -160,6 +160,11 @@ class Goal:
         return replace(self, spread=found) if math.isfinite(found) and found > 0 else self
 
     @property
+    def in_known_units(self) -> bool:
+        """Whether a loss of 1 is a large one: nats, or variances of the targets. A function of the user's own has any."""
+        return "loss" not in self.functions
+
+    @property
     def bounded(self) -> bool:
         """Whether a sample's score is a share, from 0 to 1."""
         return "metric" not in self.functions and self.objective.resolved_metric != "mse"

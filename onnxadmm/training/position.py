@@ -18,6 +18,7 @@ class Position:
         batch: Optimizer steps of the epoch that are done.
         step: Optimizer steps of the run that are done.
         loss_sum: Of the epoch's steps.
+        scale: The loss that counts as large, from before the first step; None where none does.
         converged: Whether the phase ends early.
         retreats: So often the run went back, since it diverged.
         residuals: Of the last update, over all constraints.
@@ -29,6 +30,7 @@ class Position:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
+    scale: float | None = None
     converged: bool = False
     retreats: int = 0
     residuals: dict[str, float] = field(default_factory=dict)

@@ -195,6 +195,69 @@ def test_a_learning_rate_that_explodes_is_said(kind, monkeypatch):
         made.run()
 
 
+@pytest.mark.parametrize(("persists", "fails"), [(2, False), (99, True)])
+def test_a_loss_that_is_finite_and_absurd_is_divergence(persists, fails):
+    net, made = trainer("retrain", schedule={"retrain": 1})
+
+    def spoiling(phase, take, index):
+        value = take(index)
+        if made.position.retreats < persists:
+            with torch.no_grad():
+                for name, weight in net.imported.binding.items():
+                    weight.copy_(torch.from_numpy(before[name]) * 100.0)
+        return value
+
+    before = net.imported.weights()
+    watch(made, step=spoiling)
+    if fails:
+        with pytest.raises(
+            DivergedError, match=rf"step {STEPS}: the loss on output .*back 3 times"
+        ):
+            made.run()
+    else:
+        history = made.run().history
+        assert made.position.retreats == persists
+        assert [r.loss < 100 for r in history] == [True]
+
+
+def test_one_wild_step_is_no_divergence():
+    net, made = trainer("retrain", schedule={"retrain": 1})
+    before = net.imported.weights()
+    done = []
+
+    def spoiling(phase, take, index):
+        value = take(index)
+        done.append(value)
+        with torch.no_grad():
+            for name, weight in net.imported.binding.items():
+                weight.copy_(torch.from_numpy(before[name]) * (100.0 if len(done) == 1 else 1.0))
+        return value
+
+    watch(made, step=spoiling)
+    history = made.run().history
+    assert history[0].loss > 1000
+    assert made.position.retreats == 0
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "mse", "distill"])
+def test_what_is_a_large_loss_is_known_before_the_first_step(objective):
+    labels = "class" if objective == "cross_entropy" else "float"
+    net, made = trainer(
+        "retrain", objective=Objective(loss=objective), train=dataset(labels=labels), evaluate=None
+    )
+    before = net.imported.weights()
+    made.run()
+    assert 1 <= made.position.scale < 1000
+    # It is told by the network as it came, not by what training made of it.
+    net, again = trainer(
+        "retrain", objective=Objective(loss=objective), train=dataset(labels=labels), evaluate=None
+    )
+    watch(again, step=lambda phase, take, index: 0.0)
+    again.run()
+    assert again.position.scale == made.position.scale
+    assert all((net.imported.weights()[n] == w).all() for n, w in before.items())
+
+
 @pytest.mark.parametrize("kind", ["admm", "retrain"])
 def test_the_very_last_step_is_looked_at_too(kind):
     net, made = trainer(kind, schedule={"epochs": 1, "retrain": 1, "updates_per_epoch": 3})
