@@ -43,6 +43,11 @@ def main() -> None:
     "--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."
 )
 @click.option(
+    "--restart",
+    is_flag=True,
+    help="Drop the checkpoints of a run in the output folder that was not finished.",
+)
+@click.option(
     "--allow-code",
     is_flag=True,
     help="Let functions run that the spec names, from Python files in its folder.",
@@ -54,6 +59,7 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
     output: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
+    restart: bool,
     allow_code: bool,
     quiet: bool,
 ) -> None:
@@ -67,6 +73,8 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
     from .console import Console
     from .interrupts import Signals
 
+    if resume and restart:
+        raise click.UsageError("--resume goes on from checkpoints that --restart drops; give one")
     folder = output or model.with_name(f"{model.stem}-compressed")
     console = Console(quiet=quiet)
     with console, Signals(folder) as signals:
@@ -76,6 +84,7 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
             output=folder,
             overrides=overrides,
             resume=resume,
+            restart=restart,
             allow_code=allow_code,
             progress=console,
             stop=signals,

@@ -76,7 +76,7 @@ class Signals:
     def _interrupted(self, number: int) -> Interrupted:
         name = signal.Signals(number).name
         if self._deferring or any((self._folder / "checkpoints").rglob("*.json")):
-            words = [a for a in sys.argv[1:] if a != "--resume"]
+            words = [a for a in sys.argv[1:] if a not in {"--resume", "--restart"}]
             again = shlex.join(["onnxadmm", *words, "--resume"])
             return Interrupted(
                 f"interrupted by {name}, a checkpoint is saved; to go on: {again}", number

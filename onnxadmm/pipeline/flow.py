@@ -110,6 +110,7 @@ def compress(
     output: str | Path | None = None,
     overrides: Iterable[str] = (),
     resume: bool = False,
+    restart: bool = False,
     allow_code: bool = False,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
@@ -122,6 +123,8 @@ def compress(
         output: A folder for the result and for checkpoints; without it nothing is written.
         overrides: `key=value` pairs over the spec.
         resume: Go on from the folder's newest checkpoint.
+        restart: Drop the checkpoints of a run in the folder that was not finished, and start anew; without either
+            it is refused.
         allow_code: Whether functions that the spec names may run, from Python files in the spec's folder.
         progress: Listens to what happens.
         stop: Asked during training whether the run shall stop; its state is saved before it does.
@@ -137,7 +140,7 @@ def compress(
     listener = Silent() if worker or progress is None else progress
     journal, stopping = Journal(listener), stop or NeverStop()
     if output is None:
-        return _run(request, journal, stopping, None, resume=False)
+        return _run(request, journal, stopping, None, resume=False, restart=False)
     folder = Path(output)
     source = (
         Path(cast("str", model))
@@ -146,13 +149,19 @@ def compress(
     )
     check_output(folder, source)
     with contextlib.nullcontext() if worker else locked(folder):
-        result = _run(request, journal, stopping, folder, resume=resume)
+        result = _run(request, journal, stopping, folder, resume=resume, restart=restart)
         write_all(folder, result.files)
     return result
 
 
 def _run(
-    request: Request, journal: Journal, stop: StopRequest, folder: Path | None, *, resume: bool
+    request: Request,
+    journal: Journal,
+    stop: StopRequest,
+    folder: Path | None,
+    *,
+    resume: bool,
+    restart: bool,
 ) -> Result:
     """Check what came in, then go through the other stages."""
     checked = _check(request, journal)
@@ -163,7 +172,7 @@ def _run(
     ran = checked.analysis.probe
     pace = bench.Pace(ran.seconds, sum(a.size for a in ran.inputs.values()))
     with bench.paced(pace):
-        return _carry_out(request, checked, journal, stop, folder, resume=resume)
+        return _carry_out(request, checked, journal, stop, folder, resume=resume, restart=restart)
 
 
 def _check(request: Request, journal: Journal) -> _Checked:
@@ -199,6 +208,7 @@ def _carry_out(
     folder: Path | None,
     *,
     resume: bool,
+    restart: bool,
 ) -> Result:
     """Go through the stages that follow the checks of what came in."""
     spec, original = request.spec, request.model
@@ -210,7 +220,7 @@ def _carry_out(
     wide, feeds = masters.feeds(analysis.probe, samples)
     learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:
-        learner.keep_checkpoints(folder, checked.belongs, resume=resume)
+        learner.keep_checkpoints(folder, checked.belongs, resume=resume, restart=restart)
     kept, trained = learner.decide(analysis, checked.targets, checked.pools, checked.rules)
     with journal.stage("cut"):
         steps = channel_steps(analysis, spec)

@@ -37,6 +37,7 @@ from onnxadmm.pipeline.limits import constraints, level_sets
 from onnxadmm.pipeline.processes import is_worker
 from onnxadmm.pipeline.receipts import training_identity
 from onnxadmm.pipeline.request import Request, Samples, output_index
+from onnxadmm.pipeline.unfinished import refuse_unfinished, stage_folders
 from onnxadmm.progress import StopRequest
 from onnxadmm.quantize import OnLevels
 from onnxadmm.spec import Quantize
@@ -121,18 +122,28 @@ class Learner:
         self._layers: Mapping[str, Sequence[str]] = {}
         self._pruned = False
 
-    def keep_checkpoints(self, folder: Path, identity: Mapping[str, str], *, resume: bool) -> None:
+    def keep_checkpoints(
+        self, folder: Path, identity: Mapping[str, str], *, resume: bool, restart: bool
+    ) -> None:
         """Write checkpoints under this output folder, and go on from those that are there if asked.
 
         Otherwise they go, of all stages: a run that is resumed later must not meet those of an earlier one.
+
+        Args:
+            folder: The output folder.
+            identity: What the run belongs to.
+            resume: Whether to go on.
+            restart: Whether those of a run that can still go on may be dropped.
+
+        Raises:
+            SpecError: There are some, and they may not.
         """
         self._folder, self._identity = folder, dict(identity)
-        stages = (
-            []
-            if resume or is_worker()
-            else [p for p in (folder / "checkpoints").glob("*") if p.is_dir()]
-        )
-        for stage in stages:
+        if resume or is_worker():
+            return
+        if not restart:
+            refuse_unfinished(folder, self._belongs())
+        for stage in stage_folders(folder):
             CheckpointStore(stage, identity).clear()
 
     def decide(
@@ -371,8 +382,10 @@ class Learner:
         """Return where a stage's checkpoints go."""
         if self._folder is None:
             return None
-        belongs = training_identity(self._identity, torch.get_num_threads())
-        return CheckpointStore(self._folder / "checkpoints" / name, belongs)
+        return CheckpointStore(self._folder / "checkpoints" / name, self._belongs())
+
+    def _belongs(self) -> dict[str, str]:
+        return training_identity(self._identity, torch.get_num_threads())
 
     def _import(self, model: ir.Model, seen: Probe) -> Imported:
         train = self._request.spec.train

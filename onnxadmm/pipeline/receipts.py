@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -58,21 +59,29 @@ def receipt(whole: Mapping[str, str], model: Mapping[str, Content]) -> str:
 
 def finished(folder: Path, whole: Mapping[str, str]) -> tuple[ir.Model, ir.Model, Report] | None:
     """Return the result, the pruned graph and the report of this very run, if it finished before."""
+    if finished_run(folder) != whole:
+        return None
     try:
-        with open_plain(folder / FINISHED) as file:
-            stored = json.loads(file.read(_MOST_BYTES))
-        result = {_plain(name): digest for name, digest in stored.pop("result").items()}
-        present = {name: _digest_of_file(folder / name) for name in result}
         with open_plain(folder / "report.json") as file:
             report = Report.from_json(file.read())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
-        return None
-    if stored != whole or result != present or "model.onnx" not in result:
+    except (OSError, ValueError, InputError):
         return None
     compressed = load_model(folder / "model.onnx")
     floats = folder / "model.float.onnx"
     has_floats = report.pruned is not None and floats.exists()
     return compressed, load_model(floats) if has_floats else compressed, report
+
+
+def finished_run(folder: Path) -> dict[str, str] | None:
+    """Return what the result in a folder belongs to, if it is whole."""
+    try:
+        with open_plain(folder / FINISHED) as file:
+            stored: dict[str, Any] = json.loads(file.read(_MOST_BYTES))
+        result = {_plain(name): digest for name, digest in stored.pop("result").items()}
+        present = {name: _digest_of_file(folder / name) for name in result}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return stored if result == present and "model.onnx" in result else None
 
 
 def _digest(content: Content) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxadmm.training.changes import Change, paired_change
-from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore
+from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore, Manifest
 from onnxadmm.training.engine import Trainer
 from onnxadmm.training.history import EpochRecord, Trained
 from onnxadmm.training.objectives import Goal
@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointStore",
     "EpochRecord",
     "Goal",
+    "Manifest",
     "Phase",
     "Settings",
     "Teacher",

@@ -48,6 +48,19 @@ class Checkpoint:
         return {n[len(prefix) :]: t.to(device) for n, t in found.items()}
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself, without its tensors.
+
+    Attributes:
+        step: Optimizer steps that were done.
+        identity: What its run belongs to, as text by field.
+    """
+
+    step: int
+    identity: Mapping[str, str]
+
+
 class CheckpointStore:
     """The checkpoints of one run in one folder."""
 
@@ -111,6 +124,15 @@ class CheckpointStore:
             self.damaged.append(stem)
         return None
 
+    def newest(self) -> Manifest | None:
+        """Return what the newest checkpoint says of itself, whatever it belongs to; its tensors aren't looked at."""
+        for stem in reversed(self._stems()):
+            document = self._manifest(stem)
+            if document is not None:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    return Manifest(int(document["step"]), dict(document["identity"]))
+        return None
+
     def clear(self) -> None:
         """Remove every checkpoint."""
         for path in sorted(self.folder.glob("*.json")) + sorted(self.folder.glob("*.safetensors")):
@@ -121,19 +143,28 @@ class CheckpointStore:
         names = (p.stem for p in self.folder.glob(f"*.{suffix}"))
         return sorted((n for n in names if n.isascii() and n.isdigit()), key=int)
 
-    def _read(self, stem: str) -> Checkpoint | None:
-        tensors = self.folder / f"{stem}.safetensors"
+    def _manifest(self, stem: str) -> dict[str, Any] | None:
+        """Return a manifest that is whole."""
         try:
             with open_plain(self.folder / f"{stem}.json") as file:
-                document = json.loads(file.read(_MANIFEST_BYTES))
-            if document.pop("digest") != _digest(document):
-                return None
+                document: dict[str, Any] = json.loads(file.read(_MANIFEST_BYTES))
+            whole = document.pop("digest") == _digest(document)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return document if whole else None
+
+    def _read(self, stem: str) -> Checkpoint | None:
+        tensors = self.folder / f"{stem}.safetensors"
+        document = self._manifest(stem)
+        if document is None:
+            return None
+        try:
             with open_plain(tensors) as file:
                 if document["sha256"] != hashlib.file_digest(file, "sha256").hexdigest():
                     return None
             version, identity = document["version"], dict(document["identity"])
             step, state = int(document["step"]), dict(document["state"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         if version != VERSION:
             raise CheckpointError(
