@@ -28,6 +28,12 @@ from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import TEMPORARY, model_bytes, save_model, write_atomic
 from onnxadmm.graph.walking import all_nodes, constant_of, node_label, since_version, subgraphs
 from onnxadmm.graph.widening import OTHER_FLOATS, narrow, widen
+from onnxadmm.graph.wrapping import (
+    is_wrapped,
+    remember_wrapping,
+    unwrap_outputs,
+    wrapping_of,
+)
 
 __all__ = [
     "IMPORT_TOLERANCE",
@@ -47,6 +53,7 @@ __all__ = [
     "constant_of",
     "distance",
     "inline_functions",
+    "is_wrapped",
     "load_model",
     "model_bytes",
     "model_contents",
@@ -62,6 +69,7 @@ __all__ = [
     "probe",
     "random_inputs",
     "real_inputs",
+    "remember_wrapping",
     "restore_calls",
     "run_limited",
     "save_model",
@@ -72,6 +80,8 @@ __all__ = [
     "subgraphs",
     "temporary_folder",
     "untie_uniform",
+    "unwrap_outputs",
     "widen",
+    "wrapping_of",
     "write_atomic",
 ]

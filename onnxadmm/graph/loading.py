@@ -19,6 +19,7 @@ from onnxadmm.graph.mapping import MAPPED_BYTES, Store, Stored
 from onnxadmm.graph.normalise import complete_inputs, name_nodes
 from onnxadmm.graph.parts import serialise
 from onnxadmm.graph.sandbox import run_limited
+from onnxadmm.graph.wrapping import Wrapping, remember_wrapping, unwrap_outputs
 
 if TYPE_CHECKING:
     import os
@@ -60,8 +61,9 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """Load and check an ONNX model. Everything it holds is in memory afterwards, external data too.
 
     Names, opsets, IR version, metadata, doc strings and symbolic dimensions stay as they are, with
-    four exceptions: sparse tensors become dense, training information is dropped, nodes that share a
-    name (which ONNX Runtime refuses) get new ones, and an input without a shape gets open dimensions.
+    five exceptions: sparse tensors become dense, training information is dropped, nodes that share a
+    name (which ONNX Runtime refuses) get new ones, an input without a shape gets open dimensions, and what makes
+    sequences and maps of tensors for outputs waits aside until the model is written (`wrapping`).
 
     Args:
         path: The model file. External data is read from its folder only.
@@ -85,7 +87,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         del proto.training_info[:]
         _check_finite(proto, held)
         _check_with_onnx(proto)
-        return _to_ir(proto, held)
+        return _to_ir(proto, held, unwrap_outputs(proto))
     except (ModelError, ResourceError) as e:
         raise type(e)(f"model {name}: {e.args[0]}") from None
 
@@ -283,7 +285,8 @@ def _skeleton(proto: ModelProto) -> ModelProto:
     graph.output.extend(proto.graph.output)
     for value in (*graph.input, *graph.output):
         # The checker wants a rank, ONNX Runtime doesn't.
-        value.type.tensor_type.shape.SetInParent()
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     listed = {v.name for v in graph.input}
     for tensor in proto.graph.initializer:
         if not tensor.data_location and _elements_bytes(tensor) <= _SKELETON_BYTES:
@@ -312,7 +315,7 @@ def _elements_bytes(tensor: TensorProto) -> int:
     return 0 if tensor.data_type == TensorProto.STRING else tensors.packed_bytes(tensor)
 
 
-def _to_ir(proto: ModelProto, held: Apart) -> ir.Model:
+def _to_ir(proto: ModelProto, held: Apart, wrapping: Wrapping | None) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, RecursionError) as e:
@@ -324,6 +327,7 @@ def _to_ir(proto: ModelProto, held: Apart) -> ir.Model:
         ) from None
     name_nodes(model, unnamed=False)
     complete_inputs(model)
+    remember_wrapping(model, wrapping)
     _hold_arrays(model, held)
     return model
 

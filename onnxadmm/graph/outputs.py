@@ -8,6 +8,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxadmm.graph.inputs import real_inputs
+from onnxadmm.graph.walking import constant_of
 
 Ending = Literal["softmax", "sigmoid"]
 """What an output is behind, where it is no raw value."""
@@ -53,14 +54,17 @@ def output_layout(model: ir.Model, index: int) -> Layout:
 
 
 def output_ending(model: ir.Model, index: int) -> Ending | None:
-    """Return what an output is behind: a Softmax over its classes, or a Sigmoid."""
+    """Return what an output is behind: a Softmax over its classes, or a Sigmoid.
+
+    A Sigmoid beside one less it is a softmax of two classes.
+    """
     last = _last(model, index)
     if last is None:
         return None
     if last.op_type == "Sigmoid":
         return "sigmoid"
     told = output_layout(model, index).classes is not None
-    return "softmax" if last.op_type == "Softmax" and told else None
+    return "softmax" if last.op_type in ("Softmax", "Concat") and told else None
 
 
 def _samples_axis(model: ir.Model, index: int) -> int:
@@ -77,7 +81,10 @@ def _samples_axis(model: ir.Model, index: int) -> int:
 
 def _classes_axis(model: ir.Model, index: int, samples: int) -> int | None:
     output, last = model.graph.outputs[index], _last(model, index)
-    if last is None or last.op_type not in ("Softmax", "LogSoftmax") or output.shape is None:
+    if last is None or output.shape is None:
+        return None
+    pair = _is_pair(last)
+    if not pair and last.op_type not in ("Softmax", "LogSoftmax"):
         return None
     node = output.producer()
     while node is not None and node is not last:
@@ -93,9 +100,33 @@ def _classes_axis(model: ir.Model, index: int, samples: int) -> int | None:
         return None
     axis %= rank
     # Before, it was over all axes from that one on.
-    if axis == samples or (not since_last and axis != rank - 1):
+    if axis == samples or (not pair and not since_last and axis != rank - 1):
         return None
     return axis + 1 if axis < samples else axis
+
+
+def _is_pair(node: ir.Node) -> bool:
+    """Whether a node puts a probability beside one less it, as scikit-learn's converter does."""
+    if node.op_type != "Concat" or len(node.inputs) != 2:  # noqa: PLR2004
+        return False
+    for rest, yes in (node.inputs, node.inputs[::-1]):
+        less = None if rest is None else rest.producer()
+        if less is None or less.op_type != "Sub" or _source(less.inputs[1]) is not _source(yes):
+            continue
+        one, source = constant_of(less.inputs[0]), _source(yes)
+        made = None if source is None else source.producer()
+        if one is not None and (one == 1).all() and made is not None:
+            return made.op_type == "Sigmoid"
+    return False
+
+
+def _source(value: ir.Value | None) -> ir.Value | None:
+    """Return the value that another renames or reshapes."""
+    while value is not None and (node := value.producer()) is not None and node.inputs:
+        if node.op_type not in _PASSED:
+            break
+        value = node.inputs[0]
+    return value
 
 
 def _last(model: ir.Model, index: int) -> ir.Node | None:

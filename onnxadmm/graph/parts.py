@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxadmm.errors import ResourceError, one_line
+from onnxadmm.graph.wrapping import rewrap_outputs, wrapping_of
 
 WHOLE_BYTES = 1 << 30
 """Weights of more bytes lie beside the protobuf, which ends at 2 GiB."""
@@ -126,6 +127,7 @@ def model_contents(model: ir.Model, name: str = "model.onnx") -> dict[str, Conte
         ResourceError: What stays in the protobuf is larger than 2 GiB.
     """
     parts = split(model, name)
+    rewrap_outputs(parts.proto, wrapping_of(model))
     if parts.weights is None:
         return {name: serialise(parts.proto)}
     digest = hashlib.sha256()
@@ -141,6 +143,7 @@ def model_contents(model: ir.Model, name: str = "model.onnx") -> dict[str, Conte
 def model_digest(model: ir.Model) -> str:
     """Return the SHA-256 of a model's content."""
     parts = split(model, "weights", beyond=0)
+    rewrap_outputs(parts.proto, wrapping_of(model))
     digest = hashlib.sha256(serialise(parts.proto))
     if parts.weights is not None:
         parts.weights.update(digest)
@@ -150,8 +153,11 @@ def model_digest(model: ir.Model) -> str:
 def model_size(model: ir.Model) -> int:
     """Return how many bytes a model's files have, without making them."""
     if _exceed((v.const_value for v in _apart(model)), WHOLE_BYTES):
-        return split(model, f"model.{'0' * _DIGITS}.data").size_bytes
+        whole = split(model, f"model.{'0' * _DIGITS}.data")
+        rewrap_outputs(whole.proto, wrapping_of(model))
+        return whole.size_bytes
     parts = split(model, "weights", beyond=0)
+    rewrap_outputs(parts.proto, wrapping_of(model))
     # What the protobuf would have with the weights in it: each message is preceded by its size.
     graph = parts.proto.graph
     before = graph.ByteSize()

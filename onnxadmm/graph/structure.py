@@ -33,6 +33,9 @@ RUNTIME_OPERATORS = {
     *("Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
 }
 
+# What `wrapping` takes off.
+_WRAPPED = {"map_type", "optional_type", "sequence_type"}
+
 _FIELD_OF = {
     AttributeProto.FLOAT: "f",
     AttributeProto.INT: "i",
@@ -111,7 +114,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str,
 
 
 def _check_interface(graph: GraphProto) -> None:
-    """Check that inputs and outputs are named tensors with a type, each listed once."""
+    """Check that inputs are named tensors with a type, each listed once; outputs may be sequences and maps too."""
     for what, values in (("input", graph.input), ("output", graph.output)):
         names = [v.name for v in values]
         for value in values:
@@ -120,11 +123,12 @@ def _check_interface(graph: GraphProto) -> None:
                     f"graph {what} {_quote(value.name)} has no type; export the model again"
                 )
             kind = value.type.WhichOneof("value")
+            if what == "output" and kind in _WRAPPED:
+                continue
             if kind != "tensor_type":
                 raise UnsupportedError(
-                    f"graph {what} {_quote(value.name)} is a {kind.removesuffix('_type')}, not a tensor "
-                    "(ZipMap and sequence models are unsupported); export a classifier of scikit-learn with options "
-                    "{'zipmap': False}, or cut the graph before it"
+                    f"graph {what} {_quote(value.name)} is a {kind.removesuffix('_type')}, not a tensor: unsupported; "
+                    "export it with tensors there"
                 )
             if not value.type.tensor_type.elem_type:
                 raise ModelError(

@@ -33,7 +33,13 @@ from onnxadmm.pipeline.analysis import (
     quantize_rules,
 )
 from onnxadmm.pipeline.code import announce
-from onnxadmm.pipeline.foreseeing import Foreseen, foresee, inherent, with_measured
+from onnxadmm.pipeline.foreseeing import (
+    Foreseen,
+    foresee,
+    inherent,
+    stand_ins,
+    with_measured,
+)
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.integers import make_int8, store_small
 from onnxadmm.pipeline.journal import Journal
@@ -192,8 +198,8 @@ def _check(request: Request, journal: Journal) -> _Checked:
             *inherent(request.model, account(request.model, analysis.probe)),
             *foresee(spec, analysis.classes, targets, analysis.layers),
         ]
-        for warning in foreseen:
-            journal.warn(warning.text)
+        for text in (*stand_ins(request.model), *(w.text for w in foreseen)):
+            journal.warn(text)
     with journal.stage("data"):
         samples = load_samples(request, analysis.probe)
         belongs = identity(request, samples)

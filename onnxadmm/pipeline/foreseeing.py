@@ -17,6 +17,7 @@ from onnxadmm.channels import ChannelClass, is_bounded, matches, patterns
 from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT, names_of
 from onnxadmm.compact import Account
 from onnxadmm.errors import one_line
+from onnxadmm.graph import wrapping_of
 from onnxadmm.report import formatting as fmt
 from onnxadmm.spec import Prune, Spec
 
@@ -159,6 +160,19 @@ def inherent(model: ir.Model, account: Account) -> list[Foreseen]:
             )
         )
     return found
+
+
+def stand_ins(model: ir.Model) -> list[str]:
+    """Return which outputs other values stand for while the graph is worked on."""
+    wrapping = wrapping_of(model)
+    made = {} if wrapping is None else wrapping.sources
+    return [
+        (
+            f"output {one_line(name, 40)} is a sequence or map: {one_line(', '.join(sources), 80)}, of which it is made, "
+            "is trained, proven and timed in its place; the file that is written has it again"
+        )
+        for name, sources in made.items()
+    ]
 
 
 def alignment(classes: Sequence[ChannelClass]) -> list[str]:

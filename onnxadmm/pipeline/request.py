@@ -20,13 +20,17 @@ from onnxadmm.graph import (
     Calls,
     Probe,
     inline_functions,
+    is_wrapped,
     load_model,
     model_digest,
     model_size,
     output_layout,
     real_inputs,
+    remember_wrapping,
     shared_uniform,
     untie_uniform,
+    unwrap_outputs,
+    wrapping_of,
 )
 from onnxadmm.ops.filled import filled_weights, materialise_weights
 from onnxadmm.pipeline.choosing import choose_weights
@@ -112,7 +116,12 @@ def open_model(model: ModelLike) -> tuple[ir.Model, str, int | None, Calls]:
     if isinstance(model, ir.Model):
         graph, name = model.clone(), model.graph.name or "model"
     elif isinstance(model, onnx.ModelProto):
-        graph, name = ir.from_proto(model), model.graph.name or "model"
+        proto = (
+            onnx.ModelProto.FromString(model.SerializeToString()) if is_wrapped(model) else model
+        )
+        wrapping = unwrap_outputs(proto)
+        graph, name = ir.from_proto(proto), model.graph.name or "model"
+        remember_wrapping(graph, wrapping)
     else:
         graph, name = load_model(model), one_line(Path(model).name, 120)
     stored_bytes = None
@@ -147,11 +156,20 @@ def input_infos(model: ir.Model, probe: Probe) -> list[InputInfo]:
 
 
 def output_index(spec: Spec, model: ir.Model) -> int:
-    """Return which of the model's outputs the objective reads."""
+    """Return which of the graph's outputs the objective reads.
+
+    By default the first of floats: a classifier of scikit-learn gives the chosen class first. An output that is
+    made of one tensor stands for it.
+    """
     names = [v.name for v in model.graph.outputs]
     wanted = spec.objective.output
     if wanted is None:
-        return 0
+        kinds = [v.dtype for v in model.graph.outputs]
+        return next((i for i, k in enumerate(kinds) if k is None or k.is_floating_point()), 0)
+    wrapping = wrapping_of(model)
+    sources = () if wrapping is None else wrapping.sources.get(wanted, ())
+    if len(sources) == 1:
+        (wanted,) = sources
     if wanted not in names:
         known = ", ".join(str(n) for n in names)
         raise SpecError(

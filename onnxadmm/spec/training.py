@@ -51,7 +51,7 @@ class Objective(Section):
         description="Of a metric that is a function: whether a smaller value is the better one.",
     )
     output: Text | None = Field(
-        None, description="The model output to look at; the first by default."
+        None, description="The model output to look at; the first of floats by default."
     )
     distill: Distillation | None = Field(
         None, description="Mix the teacher into another loss; its temperature, for loss distill."

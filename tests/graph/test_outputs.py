@@ -8,11 +8,13 @@ import pytest
 
 from onnxadmm.graph import Layout, output_ending, output_layout
 
+SIGMOID = "p = Sigmoid(x)"
+
 
 def output(shape, body, opset=17):
     text = (
         f'<ir_version: 8, opset_import: ["": {opset}]> '
-        f"g (float[N, 4, 6] x) => (float[{shape}] y) {{ {body} }}"
+        f"g (float[N, 4, 6] x) => (float[{shape}] y) <float one = {{1.0}}> {{ {body} }}"
     )
     return ir.from_proto(onnx.parser.parse_model(text))
 
@@ -36,6 +38,22 @@ def output(shape, body, opset=17):
         ),
         ("4, unk, 6", "y = Transpose <perm = [1, 0, 2]> (x)", Layout(1), None),
         ("unk, unq, 6", "y = Identity(x)", Layout(), None),
+        # A probability beside one less it is a softmax of two; another pair, or another number, is none.
+        (
+            "N, 8, 6",
+            f"{SIGMOID} r = Sub(one, p) y = Concat <axis = 1> (r, p)",
+            Layout(0, 1),
+            "softmax",
+        ),
+        (
+            "N, 4, 12",
+            f"{SIGMOID} c = Cast <to = 1> (p) r = Sub(one, c) y = Concat <axis = -1> (p, r)",
+            Layout(0, 2),
+            "softmax",
+        ),
+        ("N, 8, 6", f"{SIGMOID} r = Sub(one, x) y = Concat <axis = 1> (r, p)", Layout(), None),
+        ("N, 8, 6", f"{SIGMOID} r = Sub(p, one) y = Concat <axis = 1> (r, p)", Layout(), None),
+        ("N, 8, 6", "r = Sub(one, x) y = Concat <axis = 1> (r, x)", Layout(), None),
         # What moved axes, or softmaxed the samples, tells nothing of classes.
         ("N, 6, 4", "a = Softmax(x) y = Transpose <perm = [0, 2, 1]> (a)", Layout(), None),
         ("N, 4, 6", "y = Softmax <axis = 0> (x)", Layout(), None),
