@@ -99,6 +99,7 @@ class _Scope:
         self._uses: dict[str, dict[str, list[Labels]]] = {}
         self._loose: dict[str, set[int]] = {}
         self._node: ir.Node | None = None
+        self._origins: dict[tuple[str, int], str] = {}
 
     # --- what rules ask
 
@@ -145,13 +146,43 @@ class _Scope:
             self._free.discard(left)
             self._free.discard(right)
             if left == 0 or right == 0:
-                self._reason.setdefault(left or right, reason)
+                if (left or right) not in self._reason:
+                    self._reason[left or right] = reason + self._met(len(a))
                 continue
             low, high = min(left, right), max(left, right)
             self._parent[high] = low
             why = self._reason.pop(high, None)
             if why is not None:
                 self._reason.setdefault(low, why)
+
+    def _met(self, size: int) -> str:
+        """Say where the axis without channels comes from that the node at hand lays on one with channels."""
+        node = self._node
+        if node is None:
+            return ""
+        key = _key(node), size
+        if key not in self._origins:
+            bare = next((v for v in node.inputs if self._is_bare(v, size)), None)
+            self._origins[key] = "" if bare is None else f", and {self._origin(bare, size)}"
+        return self._origins[key]
+
+    def _origin(self, value: ir.Value, size: int) -> str:
+        """Say who gave a value an axis of this length without channels."""
+        node = value.producer()
+        while node is not None:
+            before = next((v for v in node.inputs if self._is_bare(v, size)), None)
+            if before is None:
+                return f"{ops.describe(node)} gives it an axis without channels"
+            value, node = before, before.producer()
+        return f"the graph input {value.name!r}, whose size stays"
+
+    def _is_bare(self, value: ir.Value | None, size: int) -> bool:
+        if value is None or size < 2 or constant_of(value) is not None:  # noqa: PLR2004
+            return False
+        axes = self._axes.get(value.name or "")
+        if axes is None:
+            return value.producer() is None and size in self.shape(value)
+        return any(len(labels) == size and not labels.any() for labels in axes)
 
     def fix(self, labels: Labels, reason: str) -> None:
         for x in set(labels.tolist()):

@@ -221,7 +221,17 @@ def test_a_state_from_outside_fixes_the_units():
     b.recurrent("GRU", 3, "forward", bias=True, state=state)
     classes, _ = cut_half(b.finish())
     assert not free(classes)
-    assert "meets GRU" in next(c.reason for c in classes.values() if "gru" in c.name)
+    assert next(c.reason for c in classes.values() if "gru" in c.name).startswith("meets GRU")
+
+
+def test_a_state_that_is_an_input_is_named():
+    b = Sequence(0, 3)
+    b.more_inputs.append(helper.make_tensor_value_info("h0", TensorProto.FLOAT, [1, 2, 3]))
+    state = b.node("Identity", "h0")
+    b.recurrent("GRU", 3, "forward", bias=True, state=state)
+    classes, _ = cut_half(b.finish())
+    why = next(c.reason for c in classes.values() if "gru" in c.name)
+    assert why.endswith("and the graph input 'h0', whose size stays")
 
 
 def unchecked(b: Builder) -> ir.Model:
