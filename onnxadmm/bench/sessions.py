@@ -147,12 +147,12 @@ def run_batched(
 ) -> dict[str, Array]:
     """Run N samples through a session, and return outputs over all N, in order.
 
-    Axis 0 is the batch in every input. A model with a fixed batch is fed as many as it
+    Axis 0 is the batch in every input but single numbers. A model with a fixed batch is fed as many as it
     takes, the last batch filled up with copies of the last sample, whose results are dropped.
 
     Args:
         session: From `open_session`.
-        inputs: Input name -> [N, ...]. Inputs with a default (an initializer) may be absent.
+        inputs: Input name -> [N, ...], or []. Inputs with a default (an initializer) may be absent.
         batch_size: Samples a run, at most.
         outputs: Output name -> its axis of samples; all outputs, and axis 0, if not given.
 
@@ -203,13 +203,13 @@ def _count(session: Session, inputs: Mapping[str, Array]) -> int:
     if missing or unknown:
         what = f"no array for {missing[0]!r}" if missing else f"{unknown[0]!r} is no input"
         raise DataError(f"inputs: {one_line(what, 80)}; the model takes {', '.join(wanted)}")
-    sizes = {name: array.shape[0] if array.ndim else 0 for name, array in inputs.items()}
+    sizes = {name: array.shape[0] for name, array in inputs.items() if array.ndim}
     if not sizes or min(sizes.values()) == 0:
         raise DataError("inputs: no samples; give arrays with at least one row")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise DataError(f"inputs: different numbers of samples ({listed}); they must agree")
-    return next(iter(sizes.values()))
+    return int(next(iter(sizes.values())))
 
 
 def _fixed_batch(session: Session) -> int | None:
@@ -223,7 +223,9 @@ def _fixed_batch(session: Session) -> int | None:
 
 
 def _slice(array: Array, start: int, taken: int, size: int) -> Array:
-    """Return `taken` samples from `start`, filled up to `size` with copies of the last."""
+    """Return `taken` samples from `start`, filled up to `size` with copies of the last; a single number as it is."""
+    if not array.ndim:
+        return array
     part = np.ascontiguousarray(array[start : start + taken])
     if taken == size:
         return part

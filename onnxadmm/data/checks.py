@@ -54,15 +54,14 @@ def fit_sample(stored: StoredArray, info: InputInfo) -> tuple[int, ...]:
     Unit axes that the file lacks are inserted ([N, 28, 28] for an input [N, 1, 28, 28]); nothing else
     is ever reshaped. Symbolic axes of the model fit any size.
 
+    Args:
+        stored: The samples [N, ...].
+        info: An input with a batch axis.
+
     Raises:
-        DataError: The samples have another shape, or there is no batch axis.
+        DataError: The samples have another shape.
     """
     expected = info.shape[1:]
-    if not info.shape:
-        raise DataError(
-            f"{stored.title}: the model's input {one_line(repr(info.name), 60)} is a single number without "
-            "a batch axis; such a model can't be trained on samples"
-        )
     fitted = _insert_unit_axes(stored.shape[1:], expected)
     if fitted is not None:
         return fitted

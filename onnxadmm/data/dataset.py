@@ -18,7 +18,8 @@ from onnxadmm.data.preparing import Preparation, is_float
 class Dataset:
     """Checked samples; a batch costs one gather and one pass of preprocessing.
 
-    `inputs` maps a model input to its array [N, ...] as stored (uint8 images stay uint8), `labels` is
+    `inputs` maps a model input to its array [N, ...] as stored (uint8 images stay uint8), or [] where it is a
+    single number for all samples, `labels` is
     [N] int64 classes or [N, ...] float32 targets, `files` says which file each came from (base
     names, for messages), `preparations` what `batch` does to an input; one without is handed out as
     it is.
@@ -30,7 +31,7 @@ class Dataset:
     preparations: Mapping[str, Preparation] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        return next(len(array) for array in self.inputs.values() if array.ndim)
 
     def batch(
         self, index: NDArray[np.integer[Any]] | slice
@@ -41,13 +42,18 @@ class Dataset:
             index: Which ones: integers [B], or a slice.
 
         Returns:
-            Model input -> [B, ...], and the labels [B, ...] or None. The arrays are the caller's own.
+            Model input -> [B, ...] (or []), and the labels [B, ...] or None. The arrays are the caller's own.
         """
         shared = isinstance(index, slice)
         batch: dict[str, NDArray[Any]] = {}
         for name, stored in self.inputs.items():
-            taken = stored[index]
             prepare = self.preparations.get(name)
+            if not stored.ndim:
+                batch[name] = (
+                    stored.copy() if prepare is None else prepare(stored.reshape(1)).reshape(())
+                )
+                continue
+            taken = stored[index]
             if prepare is not None:
                 batch[name] = prepare(taken, copy=shared)
             else:

@@ -16,8 +16,8 @@ from onnxadmm.data.limits import require_memory
 from onnxadmm.data.npz import Wanted
 from onnxadmm.data.opening import open_array
 from onnxadmm.data.preparing import InputInfo, Preparation, check_steps, prepare, steps_for
-from onnxadmm.data.stored import StoredArray
-from onnxadmm.errors import SpecError, one_line
+from onnxadmm.data.stored import StoredArray, shape_text
+from onnxadmm.errors import DataError, SpecError, one_line
 from onnxadmm.spec import Data, Split
 
 LabelKind = Literal["class", "float", "any", "none"]
@@ -67,8 +67,14 @@ def load_split(
         if label_kind != "none" and split.labels is not None:
             wanted = Wanted("labels", LABEL_NAMES, names)
             labels = open_array(split.labels, folder, wanted, stack)
+        single = {info.name for info in inputs if not info.shape}
+        if len(single) == len(inputs):
+            raise DataError(
+                f"data: every input of the model ({one_line(', '.join(sorted(single)), 80)}) is a single number "
+                "without a batch axis; such a model can't be trained on samples"
+            )
         preparations = {info.name: _fit(arrays[info.name], info, data) for info in inputs}
-        named = {_called(name): stored for name, stored in arrays.items()}
+        named = {_called(name): stored for name, stored in arrays.items() if name not in single}
         if labels is not None:
             _check_label_layout(labels, classes, label_kind, places)
             named["labels"] = labels
@@ -78,8 +84,8 @@ def load_split(
 
         values: dict[str, NDArray[Any]] = {}
         for name, stored in arrays.items():
-            values[name] = stored.read(samples)
-            checks.check_values(stored, values[name], preparations[name])
+            values[name] = _one_number(stored) if name in single else stored.read(samples)
+            checks.check_values(stored, np.atleast_1d(values[name]), preparations[name])
         files = {name: stored.file for name, stored in arrays.items()}
         if labels is None:
             return Dataset(values, None, files, preparations)
@@ -120,9 +126,27 @@ def _check_names(split: Split, inputs: Sequence[InputInfo], label_kind: str) -> 
 
 def _fit(stored: StoredArray, info: InputInfo, data: Data) -> Preparation:
     steps = steps_for(data.preprocess, info)
-    checks.check_counts({_called(info.name): stored})
+    if info.shape:
+        checks.check_counts({_called(info.name): stored})
     checks.check_dtype(stored, info, preprocessed=bool(steps))
-    return prepare(steps, info, stored.dtype, checks.fit_sample(stored, info))
+    sample = checks.fit_sample(stored, info) if info.shape else ()
+    return prepare(steps, info, stored.dtype, sample)
+
+
+def _one_number(stored: StoredArray) -> NDArray[Any]:
+    """Read the value [] of an input that is a single number, the same for all samples.
+
+    Raises:
+        DataError: There are several, or none.
+    """
+    values = stored.read()
+    if not values.size or (values != values.flat[0]).any():
+        what = "no number" if not values.size else "different numbers"
+        raise DataError(
+            f"{stored.title}: shape {shape_text(stored.shape)} holds {what} for an input that is a single one, for "
+            "all samples of a batch; store one, of shape []"
+        )
+    return values.reshape(-1)[:1].reshape(())
 
 
 def _check_label_layout(

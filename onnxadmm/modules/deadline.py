@@ -96,8 +96,9 @@ def limit_passes(module: fx.GraphModule, probe: Probe) -> None:
 def copied(module: nn.Module) -> nn.Module:
     """Return a deep copy of a module, limited as it is: torch.fx leaves hooks behind."""
     found = copy.deepcopy(module)
-    if isinstance(found, fx.GraphModule) and _PROBE in found.meta:
-        limit_passes(found, found.meta[_PROBE])
+    for inner in found.modules():
+        if isinstance(inner, fx.GraphModule) and _PROBE in inner.meta:
+            limit_passes(inner, inner.meta[_PROBE])
     return found
 
 

@@ -33,6 +33,7 @@ class Imported:
         frozen: Nodes that ONNX Runtime executes as they are; no gradient passes through them.
         places: Value name in the main graph -> name of the node of `module.graph` that computes it.
         statistics: Name in the graph -> buffer, of running statistics that follow the batches in training.
+        in_pieces: The module on any number of samples, where the graph takes one batch size (`for_any_batch`).
     """
 
     module: fx.GraphModule
@@ -42,6 +43,12 @@ class Imported:
     frozen: tuple[str, ...] = ()
     places: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, torch.Tensor] = field(default_factory=dict)
+    in_pieces: nn.Module | None = None
+
+    @property
+    def on_samples(self) -> nn.Module:
+        """What is called on batches of samples."""
+        return self.module if self.in_pieces is None else self.in_pieces
 
     @property
     def state(self) -> dict[str, torch.Tensor]:

@@ -17,7 +17,9 @@ from onnxadmm.ops.masters import levels_of
 Array = np.ndarray[Any, Any]
 
 
-def write_back(model: ir.Model, weights: Mapping[str, Array | torch.Tensor]) -> None:
+def write_back(
+    model: ir.Model, weights: Mapping[str, Array | torch.Tensor], *, move: bool = False
+) -> None:
     """Replace the content of the graph's weights, in place; names, order and types stay.
 
     A weight whose bits nothing changed isn't touched: it keeps the form in which its file stores it.
@@ -27,6 +29,8 @@ def write_back(model: ir.Model, weights: Mapping[str, Array | torch.Tensor]) -> 
         weights: Name -> content in the original's shape and dtype; of a weight that is stored in integers, its
             float master. Tensors are read one by one, so that a whole module (`Imported.state`) comes back
             without a second copy of its weights; what is written never shares memory with them.
+        move: Empty each tensor once it is written, and let the graph have its memory: of a large model there is never
+            a second copy of what was trained. The module that it belongs to is of no use afterwards.
 
     Raises:
         ValueError: A name that the graph doesn't hold, or another shape.
@@ -47,7 +51,9 @@ def write_back(model: ir.Model, weights: Mapping[str, Array | torch.Tensor]) -> 
         else:
             new = content.astype(before.dtype, copy=False)
         if not _same_bits(before, new):
-            set_constant(value, new.copy() if shared else new)
+            set_constant(value, new.copy() if shared and not move else new)
+        if move and isinstance(given, torch.Tensor):
+            given.data = torch.empty(0, dtype=given.dtype, device=given.device)
 
 
 def _same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:

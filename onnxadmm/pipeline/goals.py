@@ -32,7 +32,7 @@ def try_functions(settings: Settings, imported: Imported, rows: int) -> None:
     inputs, labels = settings.train.batch(slice(0, rows))
     device = next((p.device for p in imported.module.parameters()), torch.device("cpu"))
     tensors = [torch.from_numpy(inputs[n]).to(device) for n in imported.inputs]
-    output = goal.rows(imported.module(*tensors)[settings.output])
+    output = goal.rows(imported.on_samples(*tensors)[settings.output])
     goal.loss(output, as_tensor(labels, device), output.detach())
     answer = output.detach().float().cpu().numpy()
     goal.measure(answer, labels, answer)

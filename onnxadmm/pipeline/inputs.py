@@ -73,7 +73,7 @@ class Inputs:
 
     def other_batch(self) -> list[Feed]:
         """Return random inputs of another batch size than a proof's, where it is open; a model may refuse them."""
-        if self._fixed_batch() is not None:
+        if self.fixed_batch() is not None:
             return []
         rng = np.random.default_rng([self._seed, 2])
         return [random_inputs(self._model, self._shapes(OTHER_BATCH), rng)]
@@ -98,7 +98,7 @@ class Inputs:
 
     def evaluation(self, data: Dataset) -> Iterator[Feed]:
         """Yield a whole set in pieces that are multiples of the model's own batch."""
-        own = self._fixed_batch() or 1
+        own = self.fixed_batch() or 1
         piece = own * -(-EVALUATION_ROWS // own)
         for start in range(0, len(data), piece):
             yield data.batch(slice(start, start + piece))[0]
@@ -111,14 +111,14 @@ class Inputs:
 
     def _rows(self, wanted: int, there: int) -> int:
         """Return how many samples to feed at once."""
-        fixed = self._fixed_batch()
+        fixed = self.fixed_batch()
         if fixed is not None and fixed > there:
             raise UnsupportedError(
                 f"the model takes batches of {fixed} and the data has {there} samples; give more data"
             )
         return fixed or max(1, min(wanted, there))
 
-    def _fixed_batch(self) -> int | None:
+    def fixed_batch(self) -> int | None:
         """Return the batch size that the model insists on, or None where it is open."""
         for value in real_inputs(self._model):
             shape = value.shape

@@ -26,9 +26,9 @@ from onnxadmm.admm import (
 from onnxadmm.channels import Pool
 from onnxadmm.data import Dataset
 from onnxadmm.errors import SpecError, one_line
-from onnxadmm.graph import Probe, constant_of
+from onnxadmm.graph import Probe, constant_of, output_layout
 from onnxadmm.graph.constants import compute_constant
-from onnxadmm.modules import Imported, compare_with_runtime, import_model, write_back
+from onnxadmm.modules import Imported, compare_with_runtime, for_any_batch, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
 from onnxadmm.pipeline.goals import goal_of, try_functions
 from onnxadmm.pipeline.inputs import Inputs
@@ -178,8 +178,7 @@ class Learner:
         if self._settings is None or not sets or not self._request.spec.schedule.epochs:
             masks = self._project(sets, trained)
         else:
-            masks, weights = self._train(sets)
-            write_back(trained, weights)
+            masks = self._train(sets, trained)
         pruned = {*targets, *(c.name for p in pools for c in p.classes)}
         kept = {
             c.name: kept_channels(c, masks).numpy() for c in analysis.classes if c.name in pruned
@@ -199,8 +198,7 @@ class Learner:
         if not phases:
             return pruned
         with self._journal.stage("retrain"), within_memory():
-            imported = self._import(pruned, seen)
-            self._check_import(pruned, imported)
+            imported, _ = self._import(pruned, seen)
             result = Trainer(
                 imported,
                 phases,
@@ -212,7 +210,7 @@ class Learner:
             ).run()
             self.history += result.history
             retrained = pruned.clone()
-            write_back(retrained, imported.state)
+            write_back(retrained, imported.state, move=True)
         return retrained
 
     def quantize(
@@ -258,8 +256,7 @@ class Learner:
         outer = [names[0], names[-1]] if len(names) > 2 else []  # noqa: PLR2004
         inner = [n for n in names if n not in outer]
         with self._journal.stage("train on levels"), within_memory():
-            imported = self._import(pruned, seen)
-            self._check_import(pruned, imported)
+            imported, _ = self._import(pruned, seen)
             kept = {n: imported.binding[n].detach() != 0 for n in sorted(self._sparse)}
             kept |= {c.tensor: c.support for c in sets if c.support is not None}
             result = Trainer(
@@ -281,7 +278,9 @@ class Learner:
             ).run()
         self.history += result.history
         device = torch.device("cpu")
-        return {n: g.to(device) for n, g in result.grids.items()}, imported.weights()
+        # The module goes with this call: nobody else writes to its memory.
+        weights = {n: t.detach().cpu().numpy() for n, t in imported.state.items()}
+        return {n: g.to(device) for n, g in result.grids.items()}, weights
 
     def _prepare(
         self,
@@ -308,14 +307,13 @@ class Learner:
         )
         self._require_room(seen, self._settings, sets, levels if spec.level_epochs else ())
         with self._journal.stage("import"), within_memory():
-            self._imported = self._import(self._request.model, seen)
-            self.import_error = self._check_import(self._request.model, self._imported)
+            self._imported, self.import_error = self._import(self._request.model, seen)
             goal = self._settings.goal
-            self._teacher = Teacher.of(self._imported.module, goal, self._settings.output)
+            self._teacher = Teacher.of(self._imported.on_samples, goal, self._settings.output)
             if self._teacher is not None and goal.needs_teacher:
                 self._teacher.prepare(samples.train, self._imported.inputs)
             self._settings = replace(self._settings, goal=self._in_units(samples.train, goal))
-            rows = len(next(iter(self._inputs.first().values())))
+            rows = next(len(a) for a in self._inputs.first().values() if a.ndim)
             try_functions(self._settings, self._imported, rows)
 
     def _in_units(self, train: Dataset, goal: Goal) -> Goal:
@@ -362,8 +360,8 @@ class Learner:
                     )
         return masks
 
-    def _train(self, sets: Sequence[Constraint]) -> tuple[dict[str, Tensor], dict[str, Array]]:
-        """Train the original towards its constraints by ADMM."""
+    def _train(self, sets: Sequence[Constraint], trained: ir.Model) -> dict[str, Tensor]:
+        """Train the original towards its constraints by ADMM; the graph gets its weights, and the module goes."""
         assert self._imported is not None
         assert self._settings is not None
         with self._journal.stage("train"), within_memory():
@@ -376,7 +374,9 @@ class Learner:
                 store=self._store("admm"),
             ).run()
         self.history += result.history
-        return {n: m.cpu() for n, m in result.masks.items()}, self._imported.weights()
+        write_back(trained, self._imported.state, move=True)
+        self._imported = None
+        return {n: m.cpu() for n, m in result.masks.items()}
 
     def _store(self, name: str) -> CheckpointStore | None:
         """Return where a stage's checkpoints go."""
@@ -387,7 +387,8 @@ class Learner:
     def _belongs(self) -> dict[str, str]:
         return training_identity(self._identity, torch.get_num_threads())
 
-    def _import(self, model: ir.Model, seen: Probe) -> Imported:
+    def _import(self, model: ir.Model, seen: Probe) -> tuple[Imported, float]:
+        """Return a graph's torch module, and how far it is from ONNX Runtime on real samples."""
         train = self._request.spec.train
         imported = import_model(model, seen, statistics=train.statistics == "running")
         for name, role in ops.roles(model).items():
@@ -396,7 +397,18 @@ class Learner:
                     f"train.include: {one_line(name, 60)!r} is no tensor that {ops.describe(role.readers[0])} "
                     "computes with, but a number that it is built with; leave it out"
                 )
-        return imported
+        error = self._check_import(model, imported)
+        rows = self._inputs.fixed_batch()
+        if rows is None:
+            return imported, error
+        assert self._samples is not None
+        data, index = self._samples.train, output_index(self._request.spec, self._request.model)
+        axis = output_layout(self._request.model, index).samples
+
+        def sample(count: int) -> dict[str, Array]:
+            return data.batch(np.arange(count) % len(data))[0]
+
+        return for_any_batch(imported, rows, output=index, axis=axis, sample=sample), error
 
     def _check_import(self, model: ir.Model, imported: Imported) -> float:
         """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""

@@ -22,7 +22,7 @@ class Split(Section):
     inputs: dict[Text, Text] = Field(
         min_length=1,
         description="Model input -> file (.npz, .npy, idx, idx.gz), relative to the spec; "
-        "`file.npz#name` chooses an array of the archive.",
+        "`file.npz#name` chooses an array of the archive. An input that is a single number has one for all samples.",
     )
     labels: Text | None = Field(None, description="The file with a label (or target) a sample.")
     limit: PositiveInt | None = Field(None, description="Use only the first so many samples.")

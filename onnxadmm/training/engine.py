@@ -90,7 +90,7 @@ class Trainer:
         self.imported = imported
         self.teacher = teacher
         _put_channels_innermost(imported.binding)
-        self.module = self.accelerator.prepare_model(imported.module)
+        self.module = self.accelerator.prepare_model(imported.on_samples)
         self.final = list(constraints)
         self.train_data, self.eval_data = settings.train, settings.evaluate
         self.batch_size = settings.batch
@@ -289,7 +289,7 @@ class Trainer:
         if data is None:
             return None
         # Every process measures all samples: none waits for another's buffers.
-        module = self.imported.module.eval()
+        module = self.imported.on_samples.eval()
         outputs = []
         for start in range(0, len(data), 512):
             inputs, _ = data.batch(slice(start, start + 512))

@@ -90,3 +90,19 @@ def test_graph_and_module_share_the_weights_until_a_step(large, tmp_path):
     again = load_model(tmp_path / "again.onnx")
     np.testing.assert_array_equal(constant_of(again.graph.initializers["r"]), first["r"])
     assert constant_of(held["q"]).nbytes > MAPPED_BYTES
+
+
+def test_what_was_trained_moves_into_the_graph_without_a_copy(large):
+    model = load_model(large)
+    imported = import_model(model, probe(model))
+    first = {n: constant_of(v)[:2].copy() for n, v in model.graph.initializers.items()}
+    with torch.no_grad():
+        for weight in imported.binding.values():
+            weight.mul_(2)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    write_back(model, imported.state, move=True)
+    assert process.memory_info().rss - before < 16 << 20
+    assert not any(w.numel() for w in imported.binding.values())
+    for name, value in model.graph.initializers.items():
+        np.testing.assert_array_equal(constant_of(value)[:2], 2 * first[name])
