@@ -81,7 +81,6 @@ class _Scope:
     def __init__(self, model: ir.Model, probe: Probe, *, whole_heads: bool = False) -> None:
         self._whole_heads = whole_heads
         self._opsets = dict(model.opset_imports)
-        self._ir_version = model.ir_version
         self._probe = probe
         self._parent = [0]
         self._reason: dict[int, str] = {}
@@ -386,12 +385,7 @@ class _Scope:
         if content is None or not np.issubdtype(content.dtype, np.floating):
             return [unlabelled(n) for n in shape]
         self._weights.append(value.name or "")
-        axes = [self._fresh(n) if n > 1 else unlabelled(n) for n in shape]
-        # From IR 4 on, an initializer that is also an input may be overridden by the caller.
-        if value.is_graph_input() and self._ir_version >= 4:  # noqa: PLR2004
-            for labels in axes:
-                self.fix(labels, f"{value.name!r} is also an input of the graph")
-        return axes
+        return [self._fresh(n) if n > 1 else unlabelled(n) for n in shape]
 
     def _fresh(self, size: int) -> Labels:
         first = len(self._parent)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 
-from onnxadmm import bench
+from onnxadmm import bench, ops
 from onnxadmm._version import __version__
 from onnxadmm.channels import Pool
 from onnxadmm.compact import (
@@ -37,7 +37,7 @@ from onnxadmm.pipeline.foreseeing import (
     Foreseen,
     foresee,
     inherent,
-    stand_ins,
+    of_interface,
     with_measured,
 )
 from onnxadmm.pipeline.inputs import Inputs
@@ -198,7 +198,10 @@ def _check(request: Request, journal: Journal) -> _Checked:
             *inherent(request.model, account(request.model, analysis.probe)),
             *foresee(spec, analysis.classes, targets, analysis.layers),
         ]
-        for text in (*stand_ins(request.model), *(w.text for w in foreseen)):
+        for text in (
+            *of_interface(request.model, ops.weights(request.model)),
+            *(w.text for w in foreseen),
+        ):
             journal.warn(text)
     with journal.stage("data"):
         samples = load_samples(request, analysis.probe)

@@ -6,7 +6,7 @@ comes back with the numbers that bear on it, whether they confirm it or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,8 @@ Bears = Literal["pruned", "int8"]
 MANY_ZEROS = 0.2
 """A smaller share of zeros is what trained models have anyway."""
 SHOWN = 3
+_OVERRIDABLE = 4
+"""The IR version from which on an initializer that is also an input is a default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +164,28 @@ def inherent(model: ir.Model, account: Account) -> list[Foreseen]:
     return found
 
 
-def stand_ins(model: ir.Model) -> list[str]:
-    """Return which outputs other values stand for while the graph is worked on."""
+def of_interface(model: ir.Model, weights: Collection[str]) -> list[str]:
+    """Return what becomes of the interface: outputs that others stand for, and inputs that are weights.
+
+    Args:
+        model: The graph.
+        weights: Names of its weights.
+    """
+    found = []
+    listed = [v.name for v in model.graph.inputs if v.name in weights]
+    # Before IR 4 every initializer was listed so, and none could be overridden.
+    if listed and model.ir_version >= _OVERRIDABLE:
+        found.append(
+            f"{len(listed)} weights are inputs of the graph too (as torch exported them in 2019), which a caller may "
+            "override: they are cut and trained like others, and their declared shapes follow"
+        )
     wrapping = wrapping_of(model)
-    made = {} if wrapping is None else wrapping.sources
-    return [
-        (
+    for name, sources in () if wrapping is None else wrapping.sources.items():
+        found.append(
             f"output {one_line(name, 40)} is a sequence or map: {one_line(', '.join(sources), 80)}, of which it is made, "
             "is trained, proven and timed in its place; the file that is written has it again"
         )
-        for name, sources in made.items()
-    ]
+    return found
 
 
 def alignment(classes: Sequence[ChannelClass]) -> list[str]:

@@ -21,7 +21,7 @@ from onnxadmm.pipeline.analysis import (
     quantize_rules,
     unlabelled_operators,
 )
-from onnxadmm.pipeline.foreseeing import alignment, foresee, inherent, stand_ins
+from onnxadmm.pipeline.foreseeing import alignment, foresee, inherent, of_interface
 from onnxadmm.pipeline.request import ModelLike, SpecLike, open_model, resolve
 from onnxadmm.spec import parse_spec
 
@@ -110,7 +110,7 @@ def inspect(
         original = replace(original, file_bytes=stored_bytes)
     half = _half(graph, analysis)
     trained = _survey(graph, analysis.probe)
-    warnings = stand_ins(graph) + [w.text for w in inherent(graph, original)]
+    warnings = of_interface(graph, ops.weights(graph)) + [w.text for w in inherent(graph, original)]
     warnings += alignment(analysis.classes)
     if planned is not None:
         targets = channel_targets(analysis, planned)

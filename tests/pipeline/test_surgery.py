@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
 from graphs import Builder
 
 import onnxadmm
@@ -66,3 +70,35 @@ def test_cutting_and_folding_go_together():
     left = constant_of(result.model.graph.initializers["first"])
     assert len(left) in (7, 8, 9)
     assert left.any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_weights_that_are_inputs_too_are_cut_with_their_declared_shapes(version):
+    model = network()
+    model.ir_version = version
+    for value in list(model.graph.initializers.values()):
+        model.graph.inputs.append(value)
+    spec = {
+        "version": 1,
+        "prune": [{"structure": "channel", "amount": 0.5}],
+        "quantize": [{"layers": "*", "activations": "none"}],
+        "benchmark": UNTIMED,
+    }
+    result = onnxadmm.compress(model, spec)
+    assert result.report.ratios.parameters > 2
+    assert any("inputs of the graph too" in w for w in result.report.warnings) == (version > 3)
+    for graph in (result.model, result.pruned):
+        proto = ir.to_proto(graph)
+        onnx.checker.check_model(proto, full_check=True)
+        held = {t.name: list(t.dims) for t in proto.graph.initializer}
+        declared = {
+            v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in proto.graph.input
+        }
+        assert {n: d for n, d in declared.items() if n in held} == {
+            n: d for n, d in held.items() if n in declared
+        }
+        feed = {"x": np.ones((2, 3, 6, 6), np.float32)}
+        session = ort.InferenceSession(
+            proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        assert np.isfinite(session.run(None, feed)[0]).all()
