@@ -146,7 +146,7 @@ class _Scope:
             self._free.discard(right)
             if left == 0 or right == 0:
                 if (left or right) not in self._reason:
-                    self._reason[left or right] = reason + self._met(len(a))
+                    self._reason[left or right] = reason + self._met(b if left else a)
                 continue
             low, high = min(left, right), max(left, right)
             self._parent[high] = low
@@ -154,15 +154,20 @@ class _Scope:
             if why is not None:
                 self._reason.setdefault(low, why)
 
-    def _met(self, size: int) -> str:
+    def _met(self, bare: Labels) -> str:
         """Say where the axis without channels comes from that the node at hand lays on one with channels."""
-        node = self._node
-        if node is None:
+        node, size = self._node, len(bare)
+        if node is None or bare.any():
             return ""
-        key = _key(node), size
+        # Rules hand on the arrays that values have, or views of them.
+        key = _key(node), bare.ctypes.data
         if key not in self._origins:
-            bare = next((v for v in node.inputs if self._is_bare(v, size)), None)
-            self._origins[key] = "" if bare is None else f", and {self._origin(bare, size)}"
+            read = (v for v in node.inputs if v is not None and v.name in self._axes)
+            held = (
+                v for v in read for x in self._axes[v.name or ""] if np.may_share_memory(x, bare)
+            )
+            value = next(held, None)
+            self._origins[key] = "" if value is None else f", and {self._origin(value, size)}"
         return self._origins[key]
 
     def _origin(self, value: ir.Value, size: int) -> str:
@@ -176,11 +181,9 @@ class _Scope:
         return f"the graph input {value.name!r}, whose size stays"
 
     def _is_bare(self, value: ir.Value | None, size: int) -> bool:
-        if value is None or size < 2 or constant_of(value) is not None:  # noqa: PLR2004
+        if value is None or constant_of(value) is not None:
             return False
-        axes = self._axes.get(value.name or "")
-        if axes is None:
-            return value.producer() is None and size in self.shape(value)
+        axes = self._axes.get(value.name or "", [])
         return any(len(labels) == size and not labels.any() for labels in axes)
 
     def fix(self, labels: Labels, reason: str) -> None:
