@@ -68,7 +68,7 @@ def _insert(masked: ir.Model, node: ir.Node, value: ir.Value, alive: Array) -> i
     """Let every reader of the value read it with the dead channels at zero; return what it reads."""
     kept = hold(masked.graph, f"{value.name}/onnxadmm/alive", alive)
     zero = hold(masked.graph, f"{value.name}/onnxadmm/zero", np.zeros((), np.float32))
-    guard = ir.Node("", "Where", [kept, value, zero], name=f"{node.name}/onnxadmm/guard")
+    guard = ir.Node("", "Where", [kept, value, zero], name=f"{value.name}/onnxadmm/guard")
     guarded = guard.outputs[0]
     guarded.name, guarded.type = f"{value.name}/onnxadmm/guarded", value.type
     for user, port in list(value.uses()):

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnxadmm.errors import UnsupportedError, one_line
+from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph.holding import fresh
 
 _KEY = "onnxadmm.wrapping"
@@ -69,6 +69,7 @@ def unwrap_outputs(proto: ModelProto) -> Wrapping | None:
         What `rewrap_outputs` needs to bring them back; None where every output is a tensor.
 
     Raises:
+        ModelError: An output is a tensor, against what it declares.
         UnsupportedError: It isn't told what tensors an output is made of: a function or a subgraph makes it.
     """
     graph = proto.graph
@@ -156,8 +157,19 @@ class _Walk:
         self.constants: dict[str, TensorProto] = {}
 
     def sources(self, output: str) -> tuple[str, ...]:
-        """Return the names of the tensors that an output is made of, and note what makes it of them."""
+        """Return the names of the tensors that an output is made of, and note what makes it of them.
+
+        Raises:
+            ModelError: It is a tensor itself.
+            UnsupportedError: It isn't told.
+        """
         found: dict[str, None] = {}
+        if self._holds_tensor(output, output):
+            raise ModelError(
+                f"graph output {one_line(repr(output), 60)} is declared a sequence or map, and what "
+                f"{_what(self._nodes[self.made[output]]) if output in self.made else 'the graph'} gives is a tensor; "
+                "export the model again"
+            )
         waiting, seen = [output], {output}
         while waiting:
             name = waiting.pop()

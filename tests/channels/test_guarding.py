@@ -19,6 +19,19 @@ def test_a_channel_that_is_not_finite_at_zero_is_cut_and_proven(both, opset):
     assert [n.op_type for n in cut.graph] == [n.op_type for n in b.nodes]
 
 
+def test_nodes_without_names_are_guarded_too():
+    b = Builder(0, 3, 5)
+    for _ in range(2):
+        b.conv(8)
+        b.batchnorm()
+    b.head("flatten")
+    model = b.model()
+    for node in model.graph:
+        node.name = None
+    classes, _ = cut_half(model)
+    assert len([c for c in classes.values() if not c.fixed]) == 2
+
+
 def test_where_no_guard_exists_the_reason_is_told():
     with pytest.raises(UnsupportedError, match="opset 9"):
         cut_half(divided(False, 8).model())
