@@ -11,11 +11,12 @@ position must not set the scale for those that count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx.defs
 import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +43,22 @@ _LOOKS_AT: dict[str, tuple[int, ...]] = {
 }
 SMOOTH = frozenset({"Sigmoid", "Softmax"})
 """Those of them that don't jump. They may compute channels; the others' outputs are places and truths."""
+# Operators whose result jumps as well, and isn't given to another graph: it may hold channels.
+_JUMPS_TOO = frozenset(
+    {
+        "DynamicQuantizeLinear",
+        "If",
+        "IsInf",
+        "IsNaN",
+        "Loop",
+        "Mod",
+        "QuantizeLinear",
+        "Scan",
+        "Shrink",
+        "ThresholdedRelu",
+        "Unique",
+    }
+)
 # The logarithm of the smallest number above zero that a float has: what is further below a row's largest
 # adds nothing to its softmax, and a sigmoid of more is 0 or 1.
 _SPAN = 104.0
@@ -133,6 +150,27 @@ def decisions(model: ir.Model) -> dict[str, str]:
     return {v.name: node.op_type for node in _deciding(model) for v in node.outputs if v.name}
 
 
+def jumps(model: ir.Model) -> bool:
+    """Whether rounding may change anything by more than rounding: a result jumps, or nobody knows the operator."""
+    for node, _ in _behind_data(model):
+        kind = node.op_type
+        known = node.domain in ("", "ai.onnx") and onnx.defs.has(kind)
+        if not known or kind in _JUMPS_TOO or kind in _LOOKS_AT.keys() - SMOOTH:
+            return True
+        # Where the largest element is, or what a number is cut off to.
+        if (kind == "MaxPool" and len(node.outputs) > 1) or (kind == "Cast" and _truncates(node)):
+            return True
+    return False
+
+
+def _truncates(node: ir.Node) -> bool:
+    """Whether a Cast makes whole numbers or truths of what may be fractions."""
+    to, x = ir.DataType(node.attributes["to"].as_int()), node.inputs[0]
+    return not to.is_floating_point() and (
+        x is None or x.dtype is None or x.dtype.is_floating_point()
+    )
+
+
 def with_decisions(model: ir.Model, dtypes: Mapping[str, ir.DataType]) -> Decided:
     """Return a copy of the graph that takes its decisions as inputs.
 
@@ -181,13 +219,18 @@ def _saturating(node: ir.Node, source: ir.Value, opset: int) -> Saturating:
 
 def _deciding(model: ir.Model) -> list[ir.Node]:
     """Return the nodes that take decisions from data."""
+    return [
+        node
+        for node, ports in _behind_data(model)
+        if node.domain in ("", "ai.onnx") and ports & set(_LOOKS_AT.get(node.op_type, ()))
+    ]
+
+
+def _behind_data(model: ir.Model) -> Iterator[tuple[ir.Node, set[int]]]:
+    """Yield the nodes that read what the graph is fed with or what was made of it, but its sizes, and at which inputs."""
     data = {v for v in model.graph.inputs if v.name not in model.graph.initializers}
-    found: list[ir.Node] = []
     for node in model.graph:
-        if node.op_type in ("Shape", "Size") or not any(v in data for v in node.inputs):
-            continue
-        data.update(node.outputs)
-        looked = [node.inputs[p] for p in _LOOKS_AT.get(node.op_type, ()) if p < len(node.inputs)]
-        if node.domain in ("", "ai.onnx") and any(v in data for v in looked):
-            found.append(node)
-    return found
+        ports = {k for k, v in enumerate(node.inputs) if v in data}
+        if ports and node.op_type not in ("Shape", "Size"):
+            data.update(node.outputs)
+            yield node, ports

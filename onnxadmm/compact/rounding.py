@@ -7,7 +7,7 @@ much as there is of it, and any other value by a millionth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxadmm import ops
 from onnxadmm.bench import open_isolated, run
-from onnxadmm.compact.deciding import SMOOTH, decisions
+from onnxadmm.compact.deciding import jumps
 from onnxadmm.graph import constant_of
 from onnxadmm.graph.constants import set_constant
 
@@ -47,20 +47,14 @@ def only_rounding(
         got: What the other model does.
         names: Of the outputs in question.
     """
-    if set(decisions(model).values()) - SMOOTH or not names:
+    if jumps(model):
         return []
-    moved = _moved(model, feeds, expected, names)
-    return [
-        name
-        for name, arrays in moved.items()
-        if all(
-            max(
-                _apart(e[name], 0 * e[name]).max(initial=0), _apart(e[name], g[name]).max(initial=0)
-            )
-            <= TIMES * max(a.max(initial=0) for a in arrays)
-            for e, g in zip(expected, got, strict=True)
-        )
-    ]
+
+    def is_noise(e: Array, g: Array, moved: Sequence[Array], _: int) -> bool:
+        most = TIMES * max(a.max(initial=0) for a in moved)
+        return all(_apart(e, other).max(initial=0) <= most for other in (0 * e, g))
+
+    return _passing(model, feeds, expected, got, names, judge=is_noise)
 
 
 def within_rounding(
@@ -85,15 +79,35 @@ def within_rounding(
         names: Of the values in question.
         least: A share of the largest element that any element may differ by: a few draws don't move each.
     """
+
+    def is_within(e: Array, g: Array, moved: Sequence[Array], run: int) -> bool:
+        allowed = TIMES * moved[run] + least * _apart(e, 0 * e).max(initial=0)
+        return bool((_apart(e, g) <= allowed).all())
+
+    return _passing(model, feeds, expected, got, names, judge=is_within)
+
+
+def _passing(
+    model: ir.Model,
+    feeds: Sequence[Mapping[str, Array]],
+    expected: Sequence[Outputs],
+    got: Sequence[Outputs],
+    names: Sequence[str],
+    *,
+    judge: Callable[[Array, Array, Sequence[Array], int], bool],
+) -> list[str]:
+    """Return the values that `judge` lets pass on all feeds.
+
+    It is given what the model made of a feed and what the other one did, by how much rounding moves each element
+    for each feed, and which feed it is.
+    """
     moved = _moved(model, feeds, expected, names) if names else {}
     return [
         name
         for name, arrays in moved.items()
         if all(
-            (
-                _apart(e[name], g[name]) <= TIMES * a + least * _apart(e[name], 0 * e[name]).max()
-            ).all()
-            for e, g, a in zip(expected, got, arrays, strict=True)
+            judge(np.asarray(e[name]), np.asarray(g[name]), arrays, k)
+            for k, (e, g) in enumerate(zip(expected, got, strict=True))
         )
     ]
 

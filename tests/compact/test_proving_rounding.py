@@ -73,6 +73,48 @@ def test_a_decision_that_rounding_takes_is_no_excuse():
         prove(right, centred(end=end, more=-1e-6 * float(np.sign(sign[0, 0]) or 1)), [feed])
 
 
+JUMPS = {
+    "QuantizeLinear": """
+        v = Mul (z, million)
+        h = Add (v, half)
+        q = QuantizeLinear (h, one, whole)
+        w1 = DequantizeLinear (q, one, whole)
+    """,
+    "ThresholdedRelu": """
+        v = Mul (z, million)
+        h = Add (v, one)
+        w1 = ThresholdedRelu <alpha=1.0> (h)
+    """,
+    "Cast": """
+        v = Mul (z, million)
+        h = Add (v, one)
+        q = Cast <to=7> (h)
+        w1 = Cast <to=1> (q)
+    """,
+}
+
+
+@pytest.mark.parametrize("op", JUMPS)
+def test_a_jump_that_rounding_decides_is_no_scale_for_another_error(op):
+    """One rounding moves it from 0 to 1; that is no measure for a model whose 1 is a 7."""
+
+    def ending(factor: float) -> str:
+        held = f"""
+            half = Constant <value_float = 0.5> ()
+            one = Constant <value_float = 1.0> ()
+            whole = Constant <value = int8 {{0}}> ()
+            million = Constant <value_float = 1000000.0> ()
+            factor = Constant <value_float = {factor!r}> ()
+        """
+        return held + JUMPS[op] + "mean = Mul (w1, factor)"
+
+    right = centred(end=ending(1.0))
+    shown = [run(open_session(model_bytes(right), name="it"), ["mean"], feed)[0] for feed in FEEDS]
+    assert np.any(shown), "no rounding went up: the test shows nothing"
+    with pytest.raises(VerificationError):
+        prove(right, centred(end=ending(7.0)), FEEDS)
+
+
 def levelled(scale: float) -> ir.Model:
     """Choose a level by the logarithm of a difference of large numbers, as a detector does by a box's size."""
     text = f"""
