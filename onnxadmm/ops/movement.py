@@ -20,7 +20,7 @@ from onnxadmm.ops._base import (
     optional_input,
     register,
 )
-from onnxadmm.ops.shape import couple, numbers_after
+from onnxadmm.ops.shape import couple, numbers_after, rest_after
 from onnxadmm.ops.sizes import Entry, Size, entries, known, target_sizes
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +56,9 @@ class Reshape(Reshaping):
         target, output = node.inputs[1], node.outputs[0]
         before = scope.shape(output)
         after = [scope.kept(output, axis) for axis in range(len(before))]
-        changed = numbers_after(target, scope, before, after)
+        changed = numbers_after(target, scope, before, after) | rest_after(
+            node, scope, before, after
+        )
         if not changed:
             return
         if scope.constant(target) is None:
@@ -101,7 +103,7 @@ def _constant_target(
     """
     if found is None or integer(node, "allowzero", 0):
         return None
-    free = -1 not in found
+    free = -1 not in found and -1 not in changed.values()
     result: list[int] = []
     for axis, entry in enumerate(found):
         if axis in changed:

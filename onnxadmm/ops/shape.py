@@ -27,6 +27,7 @@ from onnxadmm.ops._base import (
 from onnxadmm.ops.sizes import (
     RULES,
     WHOLE,
+    Entry,
     Reader,
     Size,
     Unknown,
@@ -102,7 +103,7 @@ class _Uses:
         # The rule of a target must see what this walk sees, or it couples nothing. A scale by the root of
         # a head's size ends in a Cast, whose rule keeps the number as it was.
         if where in _MENDED or freezes(node):
-            found = settled_entries(held, self._scope)
+            found = with_rest(node, settled_entries(held, self._scope))
         else:
             found = entries(held, self._scope)
         if found is None or any(isinstance(e, Unknown) and size in e.sizes for e in found):
@@ -178,7 +179,7 @@ def couple(node: ir.Node, target: ir.Value | None, first: int, scope: LabelScope
         scope: Where labels are united.
     """
     axes = scope.axes(node.outputs[0])
-    found = settled_entries(target, scope)
+    found = with_rest(node, settled_entries(target, scope))
     for k, labels in enumerate(axes[first:]):
         entry = Unknown() if found is None or k >= len(found) else found[k]
         if isinstance(entry, Size) and not scope.settled(entry.value, entry.axis):
@@ -218,6 +219,45 @@ def numbers_after(
         if wanted != computed:
             changed[position] = wanted
     return changed
+
+
+def rest_after(
+    node: ir.Node, scope: CutScope, before: Sequence[int], after: Sequence[int]
+) -> dict[int, int]:
+    """Return where -1 must be written into a Reshape's shape after a cut: see `with_rest`.
+
+    Args:
+        node: The Reshape.
+        scope: The cut.
+        before: How long the axes of its output were.
+        after: How long they are.
+    """
+    found = settled_entries(node.inputs[1], scope)
+    rest = with_rest(node, found)
+    return {
+        k: -1
+        for k, (entry, is_rest) in enumerate(zip(found or [], rest or [], strict=True))
+        if isinstance(entry, Unknown)
+        and is_rest == -1
+        and (after[k] != before[k] or any(scope.is_cut(s.value, s.axis) for s in entry.sizes))
+    }
+
+
+def with_rest(node: ir.Node, found: list[Entry] | None) -> list[Entry] | None:
+    """Return a Reshape's shape with -1 for its one element that isn't followed, if no other is -1.
+
+    A Reshape neither makes nor loses elements: this one is what the others leave, however it was computed.
+
+    Args:
+        node: Any node.
+        found: What the elements of its shape are.
+    """
+    if found is None or node.op_type != "Reshape" or integer(node, "allowzero", 0):
+        return found
+    unknown = [k for k, entry in enumerate(found) if isinstance(entry, Unknown)]
+    if len(unknown) != 1 or -1 in found:
+        return found
+    return [-1 if isinstance(entry, Unknown) else entry for entry in found]
 
 
 def is_sized(node: ir.Node, axis: int, scope: LabelScope) -> bool:

@@ -74,3 +74,37 @@ def test_an_axis_without_channels_that_no_input_changes_is_a_number_too(how):
     b.head("flatten")
     classes, _ = cut_half(b.model())
     assert sorted(c.size for c in classes.values() if not c.fixed) == [5, 7, 8]
+
+
+@pytest.mark.parametrize("computed", ["batch", "batch and channels"])
+def test_a_batch_that_arithmetic_merges_into_channels_is_what_the_rest_comes_to(computed):
+    """view(B * C * rows, 2, ...), as mobile transformers cut an image into patches: one element isn't followed."""
+    b = Builder(0, 3, 4)
+    b.conv(8)
+    shape = b.node("Shape", b.value)
+    batch, channels = (b.node("Gather", shape, b.constant([axis])) for axis in (0, 1))
+    rows = b.node("Mul", batch, channels if computed != "batch" else b.constant([8]))
+    rows = b.node("Mul", rows, b.constant([2]))
+    x = b.node("Reshape", b.value, b.node("Concat", rows, b.constant([2, 2, 2]), axis=0))
+    x = b.node("Transpose", x, perm=[0, 2, 1, 3])
+    x = b.node("Reshape", x, b.node("Concat", batch, channels, b.constant([4, 4]), axis=0))
+    b.value = b.node("Relu", x)
+    b.conv(4)
+    b.head("flatten")
+    classes, cut = cut_half(b.model())
+    assert sorted(c.size for c in classes.values() if not c.fixed) == [4, 7, 8]
+    first = next(n for n in cut.graph if n.op_type == "Conv")
+    assert tuple(first.inputs[1].shape) == (4, 3, 3, 3)
+
+
+def test_two_numbers_that_are_not_followed_hold_what_they_measure():
+    b = Builder(0, 3, 4)
+    b.conv(8)
+    batch = b.node("Gather", b.node("Shape", b.value), b.constant([0]))
+    more, less = b.node("Mul", batch, b.constant([8])), b.node("Div", b.constant([4]), batch)
+    x = b.node("Reshape", b.value, b.node("Concat", more, less, b.constant([4, -1]), axis=0))
+    b.value = b.node("Reshape", x, b.constant([-1, 8, 4, 4]))
+    b.conv(4)
+    b.head("flatten")
+    _, classes = classes_of(b.model())[1:]
+    assert "computes the size of this axis at run time" in (classes["conv3"].reason or "")
