@@ -63,6 +63,7 @@ def show_inspection(found: Inspection, *, everything: bool = False) -> None:
     if free:
         _show_free(out, found, free, everything=everything)
     _show_fixed(out, found, everything=everything)
+    _show_apart(out, found, everything=everything)
     if found.unknown:
         listed = ", ".join(f"{one_line(n, 60)} ({count})" for n, count in found.unknown.items())
         out.print(
@@ -137,8 +138,6 @@ def _show_fixed(out: Console, found: Inspection, *, everything: bool) -> None:
     for c in found.classes:
         if c.reason is not None:
             reasons.setdefault(c.reason, []).append(c)
-    if not reasons:
-        return
     order = sorted(reasons.items(), key=lambda item: -sum(c.size * c.parameters for c in item[1]))
     limit = len(order) if everything else ROWS
     table = _table("channels that stay", "channels", "of parameters")
@@ -151,11 +150,31 @@ def _show_fixed(out: Console, found: Inspection, *, everything: bool) -> None:
             formatting.share(cost, found.account.parameters),
             Text(one_line(reason, 200)),
         )
-    out.print()
-    out.print(table)
+    if order:
+        out.print()
+        out.print(table)
     if len(order) > limit:
         hidden = sum(len(classes) for _, classes in order[limit:])
         out.print(f"and {formatting.plural(hidden, 'more class', 'more classes')}; --all")
+
+
+def _show_apart(out: Console, found: Inspection, *, everything: bool) -> None:
+    if not found.apart:
+        return
+    limit = len(found.apart) if everything else ROWS
+    table = _table("weights without channels", "of parameters")
+    table.add_column("because", overflow="fold", ratio=2)
+    for weight in found.apart[:limit]:
+        layers = ", ".join(one_line(n, NAME) for n in weight.layers[:LAYERS])
+        table.add_row(
+            Text(f"{one_line(weight.name, NAME)} of {layers}"),
+            formatting.share(weight.parameters, found.account.parameters),
+            Text(one_line(weight.reason, 200)),
+        )
+    out.print()
+    out.print(table)
+    if len(found.apart) > limit:
+        out.print(f"and {formatting.plural(len(found.apart) - limit, 'more weight')}; --all")
 
 
 def _grouped(found: Inspection, classes: Iterable[ChannelClass], *, apart: bool) -> list[Row]:

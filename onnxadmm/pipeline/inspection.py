@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """A weight that carries no channel of any class: nothing of it can go.
+
+    Attributes:
+        name: The tensor's.
+        layers: What reads it as a weight.
+        parameters: Its elements.
+        reason: Why.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    parameters: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A model as a user should see it before compressing it.
 
@@ -39,6 +57,7 @@ class Inspection:
         outputs: Output names.
         opset: Version of the standard's operators.
         classes: Classes of coupled channels, fixed ones with their reason.
+        apart: Weights that belong to no class, the largest first.
         macs: Class name -> multiply-accumulates of one sample that go with one of its channels.
         account: Size and cost.
         half: Size and cost if every class lost half its channels (aligned as a run would do).
@@ -54,6 +73,7 @@ class Inspection:
     outputs: tuple[str, ...]
     opset: int
     classes: tuple[ChannelClass, ...]
+    apart: tuple[Apart, ...]
     macs: dict[str, int]
     account: Account
     half: Account
@@ -71,6 +91,15 @@ class Inspection:
             "inputs": self.inputs,
             "outputs": list(self.outputs),
             "classes": [_plain(c, self.macs[c.name]) for c in self.classes],
+            "weights_without_channels": [
+                {
+                    "name": w.name,
+                    "layers": list(w.layers),
+                    "parameters": w.parameters,
+                    "reason": w.reason,
+                }
+                for w in self.apart
+            ],
             "original": _numbers(self.account),
             "half": _numbers(self.half),
             "operators_without_rule": [
@@ -110,6 +139,7 @@ def inspect(
         original = replace(original, file_bytes=stored_bytes)
     half = _half(graph, analysis)
     trained = _survey(graph, analysis.probe)
+    found_roles = ops.roles(graph)
     warnings = of_interface(graph, ops.weights(graph)) + [w.text for w in inherent(graph, original)]
     warnings += alignment(analysis.classes)
     if planned is not None:
@@ -128,11 +158,12 @@ def inspect(
         outputs=tuple(v.name or "" for v in graph.graph.outputs),
         opset=graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 0)),
         classes=tuple(analysis.classes),
+        apart=_apart(analysis, found_roles),
         macs=channel_macs(graph, analysis.labelling, analysis.probe, analysis.classes),
         account=original,
         half=half,
         unknown=unlabelled_operators(graph),
-        tensors=tuple(_tensors(graph)),
+        tensors=tuple(_tensors(found_roles)),
         warnings=tuple(warnings),
         frozen=trained.frozen,
         refused=trained.refused,
@@ -154,9 +185,26 @@ def _survey(graph: ir.Model, seen: Probe) -> Survey:
     return survey_model(widen(graph), replace(seen, dtypes=dtypes, inputs=inputs))
 
 
-def _tensors(graph: Any) -> Iterator[dict[str, Any]]:
+def _apart(analysis: Analysis, found: Mapping[str, ops.Role]) -> tuple[Apart, ...]:
+    """Return the weights of more than one element that no class holds a slice of."""
+    held = {s.tensor for c in analysis.classes for s in c.slices}
+    labelling, weights = analysis.labelling, []
+    for name, role in found.items():
+        axes = labelling.axes.get(role.value.name or "", [])
+        elements = math.prod(map(len, axes))
+        if not role.weight or role.value.name in held or elements < 2:  # noqa: PLR2004
+            continue
+        longest = max(axes, key=len)
+        why = [labelling.fixed[x] for x in longest.tolist() if x in labelling.fixed]
+        layers = tuple(n.name or (n.outputs[0].name or "") for n in role.readers)
+        reason = why[0] if why else "no layer makes channels of it"
+        weights.append(Apart(name, layers, elements, reason))
+    return tuple(sorted(weights, key=lambda w: -w.parameters))
+
+
+def _tensors(found: Mapping[str, ops.Role]) -> Iterator[dict[str, Any]]:
     """Describe the role of every held tensor that could be a weight."""
-    for name, role in ops.roles(graph).items():
+    for name, role in found.items():
         content = constant_of(role.value)
         assert content is not None
         yield {

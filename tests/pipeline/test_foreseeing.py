@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from graphs import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 import onnxadmm
 from onnxadmm import bench
@@ -187,3 +190,32 @@ def test_inspect_warns_of_the_model_and_of_a_given_spec():
     planned = onnxadmm.inspect(network(), spec)
     assert set(planned.warnings) > set(found.warnings)
     assert planned.to_dict()["warnings"] == list(planned.warnings)
+
+
+def test_inspect_says_which_weights_carry_no_channels_and_why():
+    """A filter bank that is put together of zeros and a few numbers holds most of the parameters."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 18]>
+        bank (float[N, 40] x) => (float[N, 5] y)
+        <float[7, 5] last, float[30] numbers, int64[30] places, int64[1] all = {280}, int64[2] shape = {40, 7}>
+        {
+            zeros = ConstantOfShape (all)
+            flat = ScatterElements (zeros, places, numbers)
+            filters = Reshape (flat, shape)
+            heard = MatMul (x, filters)
+            y = MatMul (heard, last)
+        }
+    """
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, content in (
+        ("last", rng.standard_normal((7, 5)).astype(np.float32)),
+        ("numbers", rng.standard_normal(30).astype(np.float32)),
+        ("places", rng.permutation(280)[:30]),
+    ):
+        proto.graph.initializer.append(numpy_helper.from_array(content, name))
+    found = onnxadmm.inspect(proto)
+    assert [(w.name, w.parameters) for w in found.apart] == [("zeros", 280)]
+    assert "ScatterElements" in found.apart[0].reason
+    (shown,) = found.to_dict()["weights_without_channels"]
+    assert shown["name"] == "zeros"
