@@ -280,5 +280,6 @@ class Surgery:
         self._axes[new.name or ""] = self._axes[old.name or ""]
 
     def drop_unread(self) -> None:
-        """Remove constants that were replaced and that nobody reads any more, and what computed them."""
-        drop_unread(self._model.graph, self._replaced)
+        """Remove constants that nobody reads, replaced or never read, and what computed the replaced ones."""
+        graph = self._model.graph
+        drop_unread(graph, [*self._replaced, *graph.initializers.values()])

@@ -122,6 +122,15 @@ def test_nothing_dead_changes_nothing():
     assert ir.to_proto(cut).SerializeToString() == ir.to_proto(model).SerializeToString()
 
 
+def test_an_initializer_that_nobody_reads_goes():
+    b = Builder(0, 3, 6)
+    b.conv(4)
+    b.weight(7, 7, name="unread")
+    b.head("pool")
+    _, cut = cut_half(b.model())
+    assert "unread" not in cut.graph.initializers
+
+
 def test_a_residual_couples_the_layers_that_meet():
     b = Builder(0, 3, 6)
     b.conv(8)
