@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,17 @@ def measure_file(
         found = run(tried, step, file, limits=limits)
         result |= {FIELDS[step][0]: found.why} if isinstance(found, Failure) else found
     result["date"] = datetime.now(UTC).date().isoformat()
-    result["versions"] = {p: version(p).split("+")[0] for p in PACKAGES}
+    # Files need no exporter.
+    result["versions"] = {p: version(p).split("+")[0] for p in PACKAGES if _is_installed(p)}
     return result
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def merged(old: dict[str, Any] | None, new: dict[str, Any], steps: Sequence[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def cut(path: Path) -> dict[str, Any]:
         "kept": report.compressed.parameters / report.original.parameters,
         "kept_macs": report.compressed.macs / max(report.original.macs, 1),
         "cut_error": report.verification.cut_vs_masked_max_error,
-        "held": held(report),
+        "held": held(report) or apart(path),
         "cut_s": round(time.monotonic() - started, 1),
     }
 
@@ -52,6 +52,16 @@ def held(report: Report) -> list[str]:
         if c.fixed and c.reason and "graph output" not in c.reason:
             reasons[c.reason] += c.size
     return [f"{reason} ({n} channels)" for reason, n in reasons.most_common(3)]
+
+
+def apart(path: Path) -> list[str]:
+    """Return what holds the largest weights that carry no channels, of those with a hundredth of all parameters."""
+    found = onnxadmm.inspect(path)
+    return [
+        f"{w.reason} ({w.parameters} parameters of {w.name})"
+        for w in found.apart
+        if w.parameters > found.account.parameters / 100
+    ][:3]
 
 
 def tried(step: str, path: Path) -> dict[str, Any]:
