@@ -387,8 +387,8 @@ STATISTICS = ("rms", "layer", "sums", "inverse", "l2", "map", "instance")
 
 
 @st.composite
-def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
-    """Draw a small network of some blocks with one head."""
+def begun(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> Builder:
+    """Draw a small network of some blocks, to go on with."""
     b = Builder(
         draw(st.integers(0, 2**16)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 5, 6]))
     )
@@ -408,5 +408,12 @@ def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
             b.statistic(draw(st.sampled_from(STATISTICS)))
         else:
             getattr(b, block)()
+    return b
+
+
+@st.composite
+def networks(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> ir.Model:
+    """Draw a small network of some blocks with one head."""
+    b = draw(begun(blocks))
     b.head(draw(st.sampled_from(["flatten", "reshape", "pool", "computed", "mean"])))
     return b.model()
