@@ -101,13 +101,11 @@ def prove(
     untested: Sequence[str] = still.names
     also = ""
     if untested or not worst <= TOLERANCE:
-        worst, untested, also = _looked_into(masked, cut, feeds, worst, untested)
-    noise: list[str] = []
-    if not worst <= TOLERANCE:
-        wrong = [n for n, e in errors.items() if not e <= TOLERANCE]
-        noise = only_rounding(masked, feeds, expected, got, wrong)
-        if wrong and noise == wrong:
-            worst = max((e for n, e in errors.items() if n not in wrong), default=0.0)
+        errors, untested, also = _looked_into(masked, cut, feeds, errors, untested)
+    # What a decision is taken from has no such excuse: a sigmoid far out is noise, and what it is taken of isn't.
+    wrong = [n for n in names if not errors.get(n, 0.0) <= TOLERANCE]
+    noise = only_rounding(masked, feeds, expected, got, wrong)
+    worst = max((e for n, e in errors.items() if n not in noise), default=0.0)
     if not worst <= TOLERANCE:
         raise VerificationError(
             f"the cut model differs from the masked one by {worst:.2g} of the largest output "
@@ -154,11 +152,11 @@ class _Inner:
     """How two graphs compare that are given the same decisions.
 
     Attributes:
-        apart: The largest difference, as in `Proof`.
+        errors: How far apart is what was compared, as in `Proof`, by name.
         telling: Whether something that was compared depends on the inputs.
     """
 
-    apart: float
+    errors: dict[str, float]
     telling: bool
 
 
@@ -183,30 +181,31 @@ def _looked_into(
     masked: ir.Model,
     cut: ir.Model,
     feeds: Sequence[Mapping[str, Array]],
-    worst: float,
+    errors: dict[str, float],
     untested: Sequence[str],
-) -> tuple[float, Sequence[str], str]:
+) -> tuple[dict[str, float], Sequence[str], str]:
     """Compare once more with the decisions given, where outputs differ or never moved.
 
     Returns:
-        How far the models are apart, the outputs that nothing was shown of, and why they couldn't be compared so.
+        How far apart outputs are and what decisions are taken from, by name; the outputs that nothing was shown of;
+        and why they couldn't be compared so.
     """
     try:
         inner = _with_the_same_decisions(masked, cut, feeds)
     except OnnxadmmError as e:
         # Decisions over channels that went have another shape: then nothing is explained.
         return (
-            worst,
+            errors,
             untested,
             f"; with the same decisions they can't be compared: {one_line(str(e), 120)}",
         )
     if inner is None:
-        return worst, untested, ""
-    if not worst <= TOLERANCE:
-        worst = inner.apart
-    elif math.isfinite(inner.apart):
-        worst = max(worst, inner.apart)
-    return worst, () if inner.telling else untested, ""
+        return errors, untested, ""
+    if not max(errors.values()) <= TOLERANCE:
+        errors = inner.errors
+    elif math.isfinite(max(inner.errors.values(), default=0.0)):
+        errors |= {n: max(e, errors.get(n, 0.0)) for n, e in inner.errors.items()}
+    return errors, () if inner.telling else untested, ""
 
 
 def _with_the_same_decisions(
@@ -253,8 +252,12 @@ def _with_the_same_decisions(
     sources = [n for n, e in errors.items() if TOLERANCE < e < math.inf and n not in outputs]
     for name in within_rounding(first.model, fed, expected, got, sources, least=TOLERANCE):
         del errors[name]
-    apart = [s.apart(e, g) for s in first.saturating for e, g in zip(expected, got, strict=True)]
-    return _Inner(max([*errors.values(), *apart], default=0.0), len(still.names) < len(first.shown))
+    for s in first.saturating:
+        # No name of a value: what it is taken of may be an output that is compared as well.
+        errors[f"{s.source} -> {s.name}"] = max(
+            s.apart(e, g) for e, g in zip(expected, got, strict=True)
+        )
+    return _Inner(errors, len(still.names) < len(first.shown))
 
 
 def _errors(

@@ -115,6 +115,23 @@ def test_a_jump_that_rounding_decides_is_no_scale_for_another_error(op):
         prove(right, centred(end=ending(7.0)), FEEDS)
 
 
+def test_a_sigmoid_far_out_is_noise_and_what_it_is_taken_of_is_not():
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        far (float[N, 33] x) => (float[N, 33] y) <float f = {0.1}, float shift = {-16.5}>
+        {
+            v = Mul (x, f)
+            z = Add (v, shift)
+            y = Sigmoid (z)
+        }
+    """
+    right, wrong = (
+        ir.from_proto(onnx.parser.parse_model(text.replace("0.1", f))) for f in ("0.1", "0.5")
+    )
+    with pytest.raises(VerificationError):
+        prove(right, wrong, FEEDS)
+
+
 def levelled(scale: float) -> ir.Model:
     """Choose a level by the logarithm of a difference of large numbers, as a detector does by a box's size."""
     text = f"""
