@@ -40,12 +40,14 @@ def main() -> None:
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key of the spec."
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest checkpoint in the output folder, and do nothing where the run was finished.",
 )
 @click.option(
     "--restart",
     is_flag=True,
-    help="Drop the checkpoints of a run in the output folder that was not finished.",
+    help="Start anew where checkpoints of a run that was not finished are in the output folder.",
 )
 @click.option(
     "--allow-code",

@@ -37,7 +37,7 @@ from onnxadmm.pipeline.limits import constraints, level_sets
 from onnxadmm.pipeline.processes import is_worker
 from onnxadmm.pipeline.receipts import training_identity
 from onnxadmm.pipeline.request import Request, Samples, output_index
-from onnxadmm.pipeline.unfinished import refuse_unfinished, stage_folders
+from onnxadmm.pipeline.unfinished import is_unfinished, stage_folders
 from onnxadmm.progress import StopRequest
 from onnxadmm.quantize import OnLevels
 from onnxadmm.spec import Quantize
@@ -125,24 +125,28 @@ class Learner:
     def keep_checkpoints(
         self, folder: Path, identity: Mapping[str, str], *, resume: bool, restart: bool
     ) -> None:
-        """Write checkpoints under this output folder, and go on from those that are there if asked.
+        """Write checkpoints under this output folder, and go on from those that are there of this very run.
 
-        Otherwise they go, of all stages: a run that is resumed later must not meet those of an earlier one.
+        It ends with the same bits as one that starts anew, so nothing is lost by that but the time it saves. Those
+        of a run that was finished go, of all stages: a run that is resumed later must not meet them.
 
         Args:
             folder: The output folder.
             identity: What the run belongs to.
-            resume: Whether to go on.
-            restart: Whether those of a run that can still go on may be dropped.
+            resume: Whether to go on, and to refuse those of another run.
+            restart: Whether those of a run that can still go on are dropped.
 
         Raises:
-            SpecError: There are some, and they may not.
+            SpecError: There are some of another run that was not finished.
         """
         self._folder, self._identity = folder, dict(identity)
         if resume or is_worker():
             return
-        if not restart:
-            refuse_unfinished(folder, self._belongs())
+        if not restart and is_unfinished(folder, self._belongs()):
+            self._journal.progress.note(
+                "this run was not finished: it goes on from its checkpoints (--restart drops them)"
+            )
+            return
         for stage in stage_folders(folder):
             CheckpointStore(stage, identity).clear()
 

@@ -16,8 +16,8 @@ def stage_folders(folder: Path) -> list[Path]:
     return sorted(p for p in found if p.is_dir() and not p.is_symlink())
 
 
-def refuse_unfinished(folder: Path, belongs: Mapping[str, str]) -> None:
-    """Refuse to start anew where a run can still go on.
+def is_unfinished(folder: Path, belongs: Mapping[str, str]) -> bool:
+    """Say whether a run can still go on in this folder, and refuse to start another there.
 
     The checkpoints of a run whose result lies beside them are no work that could be lost.
 
@@ -25,23 +25,24 @@ def refuse_unfinished(folder: Path, belongs: Mapping[str, str]) -> None:
         folder: The output folder.
         belongs: What checkpoints of the run that wants to start would belong to.
 
+    Returns:
+        Whether checkpoints of this very run are there.
+
     Raises:
-        SpecError: Checkpoints of another run, or of this one, are there; says which and what can be done.
+        SpecError: Checkpoints of another run are there; says in what it differs and what can be done.
     """
     there = {p.name: CheckpointStore(p, {}).newest() for p in stage_folders(folder)}
     left = {n: found for n, found in there.items() if found is not None}
     if left:
         done = finished_run(folder) or {}
         left = {n: found for n, found in left.items() if not _is_part_of(found, done)}
-    if not left:
-        return
-    at = one_line(", ".join(f"{n} step {found.step}" for n, found in left.items()), 60)
     other = [f for f, v in belongs.items() for found in left.values() if found.identity.get(f) != v]
-    run = f"a run whose {other[0]} was another" if other else "this very run"
-    way = "choose another folder" if other else "--resume goes on from there"
+    if not other:
+        return bool(left)
+    at = one_line(", ".join(f"{n} step {found.step}" for n, found in left.items()), 60)
     raise SpecError(
-        f"output {one_line(folder, 100)}: holds checkpoints of {run}, which was not finished ({at}); {way}, "
-        "--restart drops them and starts anew"
+        f"output {one_line(folder, 100)}: holds checkpoints of a run whose {other[0]} was another and which was not "
+        f"finished ({at}); choose another folder, --restart drops them and starts anew"
     )
 
 
