@@ -54,6 +54,7 @@ _JUMPS_TOO = frozenset(
         "Mod",
         "QuantizeLinear",
         "Scan",
+        "SequenceMap",
         "Shrink",
         "ThresholdedRelu",
         "Unique",
