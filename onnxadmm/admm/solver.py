@@ -145,6 +145,10 @@ class Solver:
         """
         return joint_masks(self.constraints, {n: w.detach() for n, w in self.weights.items()})
 
+    def duals(self) -> dict[str, dict[str, Tensor]]:
+        """Return U, live: constraint -> weight -> dual."""
+        return {c.name: u for c, u in zip(self.constraints, self.u, strict=True)}
+
     def state(self) -> dict[str, Tensor]:
         """Return Z and U as a flat mapping of tensors, for a checkpoint."""
         flat = {f"z.{i}.{n}": t for i, z in enumerate(self.z) for n, t in z.items()}

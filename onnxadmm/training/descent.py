@@ -179,7 +179,7 @@ class Descent:
         """Update Z and U; return the residuals over all constraints, and by constraint.
 
         Raises:
-            DivergedError: A weight or a residual is not finite.
+            DivergedError: A weight, a residual or a dual is not finite.
         """
         assert self.solver is not None
         divergence.check_weights(self._imported.binding, self._at.step)
@@ -191,6 +191,7 @@ class Descent:
                 f"step {self._at.step}: a residual is not finite ({one_line(e, 80)})"
             ) from None
         divergence.check_residuals(each, self._at.step)
+        divergence.check_duals(self.solver.duals(), self._at.step)
         self._rate.after_update()
         return residuals, each
 

@@ -80,6 +80,21 @@ def check_residuals(each: Mapping[str, Residuals], step: int) -> None:
             )
 
 
+def check_duals(each: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
+    """Refuse duals that aren't finite: a change of ρ rescales them, after the residuals are told.
+
+    Args:
+        each: The duals of each constraint, by weight.
+        step: Of the update.
+
+    Raises:
+        DivergedError: One isn't; names its constraint, its weight and the value.
+    """
+    for name, duals in each.items():
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(list(duals.values())))):
+            _refuse(f"the dual of {one_line(name, 60)!r} for weight", duals, step)
+
+
 @torch.no_grad()
 def _refuse(what: str, tensors: Mapping[str, Tensor], step: int) -> None:
     for name, tensor in tensors.items():

@@ -26,7 +26,7 @@ from onnxadmm.admm import CoupledChannels, kept_channels
 from onnxadmm.admm.penalty import AUTO
 from onnxadmm.errors import DivergedError, Interrupted
 from onnxadmm.spec import Objective, Optimizer
-from onnxadmm.training import CheckpointStore, plan_admm, plan_retraining, rates
+from onnxadmm.training import CheckpointStore, engine, plan_admm, plan_retraining, rates
 
 
 def random_masks(net, seed=3):
@@ -343,6 +343,52 @@ def test_a_state_that_diverged_is_never_saved(tmp_path):
     with pytest.raises(Interrupted):
         made.run()
     assert store.load() is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        # W + U is projected, and what it is projected to is not finite.
+        (lambda solver: solver.u[0][solver.constraints[0].tensors[0]].fill_(math.inf), "residual"),
+        # Finite residuals; then ρ falls, and U grows by as much.
+        (lambda solver: setattr(solver, "penalty", Falling()), "the dual of"),
+    ],
+)
+def test_residuals_and_duals_that_are_not_finite_are_said_and_never_saved(
+    spoil, said, tmp_path, monkeypatch
+):
+    # After every step.
+    monkeypatch.setattr(engine, "CHECKPOINT_INTERVAL_S", -1.0)
+    monkeypatch.setattr(engine, "CHECKPOINT_SHARE", 1e9)
+    store = CheckpointStore(tmp_path, IDENTITY)
+    _, made = trainer("admm", store)
+    saved, save = [], store.save
+
+    def saving(checkpoint):
+        assert all(bool(torch.isfinite(t).all()) for t in checkpoint.tensors.values())
+        saved.append(checkpoint.step)
+        save(checkpoint)
+
+    store.save = saving
+
+    def spoiling(descent, take):
+        if made.position.step > STEPS:
+            spoil(descent.solver)
+        return take()
+
+    watch(made, update=spoiling)
+    with pytest.raises(DivergedError, match=rf"step \d+: .*{said}.* 3 times"):
+        made.run()
+    assert max(saved) > STEPS
+
+
+class Falling:
+    """ρ falls by orders of magnitude at every update."""
+
+    initial = 1e-3
+
+    def following(self, rho, *residuals):
+        return rho / 1e42
 
 
 @pytest.mark.parametrize("at", [STEPS, STEPS + 1])
