@@ -23,14 +23,14 @@ def check_loss(value: float, output: str, step: int) -> None:
 
 
 MOST_GROWTH = 100.0
-"""A loss that is so many times the large one all through an epoch has left what the data can pull back."""
+"""By its mean over an epoch. The end doesn't count: a network that exploded may be dead by then, at the loss of chance."""
 
 
 def check_growth(loss: float, scale: float | None, output: str, step: int) -> None:
     """Refuse a loss that is finite and absurd.
 
     Args:
-        loss: What the epoch has at least, by its mean and at its end.
+        loss: The epoch's, the mean over its steps.
         scale: A large loss, as answers have that belong to other samples; None where that can't be told.
         output: The output that it is computed on.
         step: The last one of the epoch.
@@ -40,7 +40,7 @@ def check_growth(loss: float, scale: float | None, output: str, step: int) -> No
     """
     if scale is not None and loss > MOST_GROWTH * scale:
         raise DivergedError(
-            f"step {step}: the loss on output {one_line(output, 60)!r} is {loss:.3g}; before training, answers dealt "
+            f"step {step}: the loss on output {one_line(output, 60)!r} is {loss:.3g} over the epoch; before training, answers dealt "
             f"to the wrong samples had at most {scale:.3g}"
         )
 

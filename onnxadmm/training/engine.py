@@ -250,11 +250,9 @@ class Trainer:
                 self._tick(phase, solver)
             self._maybe_stop(descent, samples(at.batch - 1))
         # No step follows that would see what the last one did.
-        last = descent.look(self.module, samples(at.batch - 1), alone=False)
+        descent.look(self.module, samples(at.batch - 1), alone=False)
         loss = at.loss_sum / steps
-        divergence.check_growth(
-            min(loss, last), at.scale, self.imported.outputs[self.output], at.step
-        )
+        divergence.check_growth(loss, at.scale, self.imported.outputs[self.output], at.step)
         descent.end_epoch(loss)
         average = descent.average
         averaged = contextlib.nullcontext() if average is None else average.in_place()
