@@ -117,6 +117,11 @@ class Surgery:
         self._replaced: list[ir.Value] = []
         self._taken: set[str | None] | None = None
 
+    def opset(self) -> int:
+        """Return the version of the standard's operators."""
+        imports = self._model.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
+
     def enter(self, node: ir.Node) -> None:
         """Answer for this node from now on: some labels hold for one reader alone."""
         key = next((v.name for v in node.outputs if v.name), "")
@@ -209,7 +214,7 @@ class Surgery:
         other = np.ones(len(content), bool)
         other[places] = False
         addend = hold(graph, f"{name}:numbers", content)
-        if self._model.opset_imports.get("", 1) < ops.WHERE_SINCE:
+        if self.opset() < ops.WHERE_SINCE:
             factor = hold(graph, f"{name}:computed", other.astype(np.int64))
             rest = ir.node("Mul", [value, factor], name=f"{name}:rest")
             rest.outputs[0].name = rest.name

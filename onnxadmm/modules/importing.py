@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import fx, nn
 
+from onnxadmm.errors import UnsupportedError
 from onnxadmm.graph import Probe, attempts, subgraphs
 from onnxadmm.modules.control import Repetition, Sweep
 from onnxadmm.modules.deadline import granted_s, limit_passes, limited
@@ -33,6 +35,7 @@ class Imported:
         frozen: Nodes that ONNX Runtime executes as they are; no gradient passes through them.
         places: Value name in the main graph -> name of the node of `module.graph` that computes it.
         statistics: Name in the graph -> buffer, of running statistics that follow the batches in training.
+        untaught: Weights that no gradient gets to, since every way from them to an output leads through a frozen node.
         in_pieces: The module on any number of samples, where the graph takes one batch size (`for_any_batch`).
     """
 
@@ -43,6 +46,7 @@ class Imported:
     frozen: tuple[str, ...] = ()
     places: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, torch.Tensor] = field(default_factory=dict)
+    untaught: tuple[str, ...] = ()
     in_pieces: nn.Module | None = None
 
     @property
@@ -88,10 +92,12 @@ class Survey:
     Attributes:
         frozen: Nodes that ONNX Runtime executes as they are.
         refused: Why nodes can't be trained, each in a line; with any, the graph isn't imported.
+        untaught: Weights that no gradient gets to through frozen nodes.
     """
 
     frozen: tuple[str, ...]
     refused: tuple[str, ...]
+    untaught: tuple[str, ...] = ()
 
 
 def survey_model(model: ir.Model, probe: Probe) -> Survey:
@@ -103,7 +109,12 @@ def survey_model(model: ir.Model, probe: Probe) -> Survey:
     """
     bodies = any(subgraphs(node) for node in model.graph)
     scope = _walked(model, probe, survey=True, hollow=not bodies)
-    return Survey(tuple(scope.frozen), tuple(scope.refusals or ()))
+    refused = tuple(scope.refusals or ())
+    outputs = [scope.output(v) for v in model.graph.outputs]
+    untaught = () if refused else _untaught(scope, outputs)
+    if untaught and len(untaught) == len(_parameters(scope)):
+        return Survey(tuple(scope.frozen), tuple(scope.severed.values()))
+    return Survey(tuple(scope.frozen), refused, untaught)
 
 
 def _walked(model: ir.Model, probe: Probe, *, survey: bool = False, hollow: bool = False) -> Scope:
@@ -134,7 +145,11 @@ def _branches(model: ir.Model) -> bool:
 def _assemble(scope: Scope, *, statistics: bool) -> Imported:
     """Return the module of a graph that was walked."""
     graph_outputs = list(scope.model.graph.outputs)
-    scope.graph.output(tuple(scope.output(v) for v in graph_outputs))
+    outputs = tuple(scope.output(v) for v in graph_outputs)
+    untaught = _untaught(scope, outputs)
+    if untaught and len(untaught) == len(_parameters(scope)):
+        raise UnsupportedError(next(iter(scope.severed.values())))
+    scope.graph.output(outputs)
     module = fx.GraphModule(scope.root, scope.graph, class_name="ImportedModel")
     # Shapes that builders read off directly leave their arithmetic behind.
     module.graph.eliminate_dead_code()
@@ -153,4 +168,33 @@ def _assemble(scope: Scope, *, statistics: bool) -> Imported:
         frozen=tuple(scope.frozen),
         places=scope.places(),
         statistics={n: buffers[path] for n, path in scope.bound.items() if path in running},
+        untaught=untaught,
+    )
+
+
+def _parameters(scope: Scope) -> dict[str, str]:
+    """Return the names of the weights that were entered, with their places in the module."""
+    there = {path for path, _ in scope.root.named_parameters()}
+    return {name: path for name, path in scope.bound.items() if path in there}
+
+
+def _untaught(scope: Scope, outputs: Sequence[Any]) -> tuple[str, ...]:
+    """Return the weights from which no way leads to an output but through nodes that no gradient passes."""
+    if not scope.severed:
+        return ()
+    waiting = [o for o in outputs if isinstance(o, fx.Node)]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.op == "call_module" and node.target in scope.severed:
+            continue
+        fresh = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    # What lies in a subgraph is reached with the module that runs it.
+    reached = {str(n.target) for n in seen if n.op in ("get_attr", "call_module")}
+    return tuple(
+        name
+        for name, path in _parameters(scope).items()
+        if not any(path == r or path.startswith(f"{r}.") for r in reached)
     )

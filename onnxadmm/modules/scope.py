@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -83,6 +84,8 @@ class Scope:
         else:
             self._masters, self._weights = parent._masters, parent._weights  # noqa: SLF001
         self.frozen: list[str] = []
+        # Those of the frozen nodes that a gradient would have to pass: path of the module -> why it can't.
+        self.severed: dict[str, str] = {}
         self._there: dict[str, Any] = {}
         self._learned: set[str] = set()
 
@@ -195,7 +198,10 @@ class Scope:
         read = [v for v in (*node.inputs, *captured(node)) if v is not None]
         inside = [v for g in subgraphs(node) for v in _held_inside(g)]
         learned = any(v.name in self._learned or id(v) in self._weights for v in read + inside)
-        for name, output in zip(*self._results(node, learned=learned), strict=False):
+        before = len(self.severed)
+        names, outputs = self._results(node, learned=learned)
+        learned = learned and len(self.severed) == before
+        for name, output in zip(names, outputs, strict=False):
             if name:
                 self._there[name] = output
                 if learned:
@@ -217,9 +223,17 @@ class Scope:
         try:
             return names, self._delegate(node, refusal)
         except UnsupportedError as e:
-            if self.refusals is None:
-                raise e from None
-            self.refusals.append(str(e))
+            refusal = e
+        # What learns behind the node goes on learning; what lies before it stays as it is.
+        held = any(id(v) in self._weights for v in node.inputs if v is not None)
+        if learned and not held and self._parent is None:
+            with contextlib.suppress(UnsupportedError):
+                found = self._freeze(node, refusal, learned=False)
+                self.severed[f"frozen_{len(self.frozen)}"] = str(refusal)
+                return found
+        if self.refusals is None:
+            raise refusal from None
+        self.refusals.append(str(refusal))
         return names, [self.graph.placeholder(f"refused_{n}") for n in names]
 
     def _build(self, node: ir.Node) -> tuple[Any, ...]:

@@ -111,6 +111,9 @@ class BuildScope(Protocol):
 class CutScope(Protocol):
     """What a resize rule may ask for. Implemented by `onnxadmm.compact`."""
 
+    def opset(self) -> int:
+        """Return the version of the standard's operators."""
+
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape of the value before the cut."""
 

@@ -272,6 +272,10 @@ class Concat(Operator):
         return scope.call(torch.cat, tensors, dim=integer(node, "axis", 0))
 
 
+_SIZES_ARE_AN_INPUT = 13
+"""From this opset on Split reads its sizes; before, they are an attribute."""
+
+
 @register
 class Split(Operator):
     """A tensor in pieces along an axis."""
@@ -309,7 +313,7 @@ class Split(Operator):
         if "split" in node.attributes:
             node.attributes["split"] = ir.AttrInt64s("split", sizes)
         elif len(set(sizes)) > 1:
-            if node.version is not None and node.version < 13:  # noqa: PLR2004
+            if scope.opset() < _SIZES_ARE_AN_INPUT:
                 node.attributes["split"] = ir.AttrInt64s("split", sizes)
             else:
                 node.attributes.pop("num_outputs", None)

@@ -188,6 +188,18 @@ def of_interface(model: ir.Model, weights: Collection[str]) -> list[str]:
     return found
 
 
+def untaught(names: Sequence[str]) -> list[str]:
+    """Return what training won't change, since no gradient gets to it."""
+    if not names:
+        return []
+    listed = _some([one_line(n, 40) for n in names])
+    text = (
+        f"training leaves {len(names)} weights as they are but for what is pruned, since no gradient gets to them "
+        f"through nodes that ONNX Runtime executes as they are: {listed}"
+    )
+    return [text]
+
+
 def alignment(classes: Sequence[ChannelClass]) -> list[str]:
     """Return which amounts gain nothing on this model."""
     stepped = [c.size for c in classes if not c.fixed and c.size >= ALIGNED_FROM]

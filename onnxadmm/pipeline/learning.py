@@ -30,6 +30,7 @@ from onnxadmm.graph import Probe, constant_of, output_layout
 from onnxadmm.graph.constants import compute_constant
 from onnxadmm.modules import Imported, compare_with_runtime, for_any_batch, import_model, write_back
 from onnxadmm.pipeline.analysis import Analysis, trainable_weights
+from onnxadmm.pipeline.foreseeing import untaught
 from onnxadmm.pipeline.goals import goal_of, try_functions
 from onnxadmm.pipeline.inputs import Inputs
 from onnxadmm.pipeline.journal import Journal
@@ -312,6 +313,8 @@ class Learner:
         self._require_room(seen, self._settings, sets, levels if spec.level_epochs else ())
         with self._journal.stage("import"), within_memory():
             self._imported, self.import_error = self._import(self._request.model, seen)
+            for text in untaught(self._imported.untaught):
+                self._journal.warn(text)
             goal = self._settings.goal
             self._teacher = Teacher.of(self._imported.on_samples, goal, self._settings.output)
             if self._teacher is not None and goal.needs_teacher:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onnxadmm.admm import Residuals, Solver
-from onnxadmm.errors import DivergedError, one_line
+from onnxadmm.errors import DivergedError, UnsupportedError, one_line
 from onnxadmm.modules import Imported
 from onnxadmm.training import divergence
 from onnxadmm.training.averaging import Average
@@ -171,6 +171,12 @@ class Descent:
         if self._teacher is not None and settings.goal.needs_teacher:
             taught = self._teacher.output(index, tensors)
         output = settings.goal.rows(module(*tensors)[settings.output])
+        if not output.is_floating_point() or (module.training and not output.requires_grad):
+            name = self._imported.outputs[settings.output]
+            raise UnsupportedError(
+                f"output {one_line(name, 60)!r} can't be learnt from: no gradient leads from it to a weight; let "
+                "objective.output name another"
+            )
         if dealt:
             output = output.roll(len(output) // 2, 0)
         return settings.goal.loss(output, as_tensor(labels, device), taught)

@@ -246,3 +246,24 @@ def test_open_heights_and_widths():
     """
     )
     check(written(sized, image="float[N, 3, H, W] x"), kept_at_most=0.55)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+@pytest.mark.parametrize("used", ["first", "both"])
+def test_equal_parts_without_sizes_become_unequal_ones(opset, used):
+    """A policy splits its last layer into mean and deviation, and reads the mean alone."""
+    count = ", num_outputs = 2" if opset >= 18 else ""
+    rest = "m" if used == "first" else "s"
+    text = (
+        f'<ir_version: 8, opset_import: ["": {opset}]> policy (float[N, 6] x) => (float[N, 4] y) '
+        f"{{ h = MatMul(x, a) r = Relu(h) p = MatMul(r, b) m, s = Split <axis = -1{count}> (p) "
+        f"t = Tanh(m) u = Concat <axis = -1> (t, {rest}) y = MatMul(u, c) }}"
+    )
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"a": (6, 16), "b": (16, 10), "c": (10, 4)}.items():
+        content = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(content, name))
+    result = onnxadmm.compress(proto, HALF)
+    assert result.report.ratios.parameters > 1.8
+    onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
