@@ -226,7 +226,7 @@ class Scope:
             refusal = e
         # What learns behind the node goes on learning; what lies before it stays as it is.
         held = any(id(v) in self._weights for v in node.inputs if v is not None)
-        if learned and not held and self._parent is None:
+        if learned and not held and self._parent is None and not subgraphs(node):
             with contextlib.suppress(UnsupportedError):
                 found = self._freeze(node, refusal, learned=False)
                 self.severed[f"frozen_{len(self.frozen)}"] = str(refusal)
