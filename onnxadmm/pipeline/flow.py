@@ -37,7 +37,7 @@ from onnxadmm.pipeline.foreseeing import (
     Foreseen,
     foresee,
     inherent,
-    of_interface,
+    peculiarities,
     with_measured,
 )
 from onnxadmm.pipeline.inputs import Inputs
@@ -199,7 +199,7 @@ def _check(request: Request, journal: Journal) -> _Checked:
             *foresee(spec, analysis.classes, targets, analysis.layers),
         ]
         for text in (
-            *of_interface(request.model, ops.weights(request.model)),
+            *peculiarities(request.model, ops.weights(request.model)),
             *(w.text for w in foreseen),
         ):
             journal.warn(text)

@@ -6,13 +6,14 @@ comes back with the numbers that bear on it, whether they confirm it or not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
-from onnxadmm import bench
+from onnxadmm import bench, ops
 from onnxadmm.channels import ChannelClass, is_bounded, matches, patterns
 from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT, names_of
 from onnxadmm.compact import Account
@@ -29,6 +30,10 @@ MANY_ZEROS = 0.2
 SHOWN = 3
 _OVERRIDABLE = 4
 """The IR version from which on an initializer that is also an input is a default."""
+_LEVELS = {
+    *(ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4),
+    *(ir.DataType.INT2, ir.DataType.UINT2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +169,8 @@ def inherent(model: ir.Model, account: Account) -> list[Foreseen]:
     return found
 
 
-def of_interface(model: ir.Model, weights: Collection[str]) -> list[str]:
-    """Return what becomes of the interface: outputs that others stand for, and inputs that are weights.
+def peculiarities(model: ir.Model, weights: Collection[str]) -> list[str]:
+    """Return what is odd about the model: inputs that are weights, weights that are integers, outputs that others stand for.
 
     Args:
         model: The graph.
@@ -179,6 +184,12 @@ def of_interface(model: ir.Model, weights: Collection[str]) -> list[str]:
             f"{len(listed)} weights are inputs of the graph too (as torch exported them in 2019), which a caller may "
             "override: they are cut and trained like others, and their declared shapes follow"
         )
+    integers, floats = _numbers(model)
+    if integers > floats:
+        found.append(
+            f"{fmt.share(integers, integers + floats)} of the numbers in the model's matrices are integers already: "
+            "channels of those can't be cut yet; start from the float model"
+        )
     wrapping = wrapping_of(model)
     for name, sources in () if wrapping is None else wrapping.sources.items():
         found.append(
@@ -186,6 +197,19 @@ def of_interface(model: ir.Model, weights: Collection[str]) -> list[str]:
             "is trained, proven and timed in its place; the file that is written has it again"
         )
     return found
+
+
+def _numbers(model: ir.Model) -> tuple[int, int]:
+    """Return how many numbers in matrices are integers of a quantization, and how many floats."""
+    integers = floats = 0
+    for value in ops.held_tensors(model):
+        kind, size = ops.element_type(value), value.shape
+        if size is None or len(size) < 2 or kind is None:  # noqa: PLR2004
+            continue
+        count = math.prod(d for d in size if isinstance(d, int))
+        integers += count if kind in _LEVELS else 0
+        floats += count if kind.is_floating_point() else 0
+    return integers, floats
 
 
 def untaught(names: Sequence[str]) -> list[str]:

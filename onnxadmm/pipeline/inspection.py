@@ -22,7 +22,7 @@ from onnxadmm.pipeline.analysis import (
     quantize_rules,
     unlabelled_operators,
 )
-from onnxadmm.pipeline.foreseeing import alignment, foresee, inherent, of_interface, untaught
+from onnxadmm.pipeline.foreseeing import alignment, foresee, inherent, peculiarities, untaught
 from onnxadmm.pipeline.request import ModelLike, SpecLike, open_model, resolve
 from onnxadmm.spec import parse_spec
 
@@ -140,7 +140,9 @@ def inspect(
     half = _half(graph, analysis)
     trained = _survey(graph, analysis.probe)
     found_roles = ops.roles(graph)
-    warnings = of_interface(graph, ops.weights(graph)) + [w.text for w in inherent(graph, original)]
+    warnings = peculiarities(graph, ops.weights(graph)) + [
+        w.text for w in inherent(graph, original)
+    ]
     warnings += alignment(analysis.classes) + untaught(trained.untaught)
     if planned is not None:
         targets = channel_targets(analysis, planned)

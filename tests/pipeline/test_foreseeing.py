@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
@@ -219,3 +220,20 @@ def test_inspect_says_which_weights_carry_no_channels_and_why():
     assert "ScatterElements" in found.apart[0].reason
     (shown,) = found.to_dict()["weights_without_channels"]
     assert shown["name"] == "zeros"
+
+
+@pytest.mark.parametrize("kind", ["INT8", "FLOAT"])
+def test_weights_that_are_integers_already_are_told(kind):
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 8] x) => (float[N, 4] y) <float s = {0.1}> '
+        "{ f = Cast <to = 1> (w) d = Mul(f, s) h = MatMul(x, d) y = MatMul(h, v) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    content = rng.integers(-9, 9, (8, 16)).astype(np.int8 if kind == "INT8" else np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(content, "w"))
+    v = rng.standard_normal((16, 4)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(v, "v"))
+    told = [w for w in onnxadmm.inspect(proto).warnings if "are integers already" in w]
+    assert bool(told) == (kind == "INT8")
+    assert all("67" in w for w in told)
