@@ -59,6 +59,7 @@ from onnxadmm.pipeline.request import (
 )
 from onnxadmm.pipeline.surgery import plan_surgery
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
+from onnxadmm.quantize import require_opset
 from onnxadmm.report import PackedTensor, Report, Verification, render_all
 from onnxadmm.spec import Quantize, dump_spec
 
@@ -194,6 +195,8 @@ def _check(request: Request, journal: Journal) -> _Checked:
         targets = channel_targets(analysis, spec)
         pools = channel_pools(masters.request.model, analysis, spec)
         rules = quantize_rules(analysis, spec)
+        if spec.int8:
+            require_opset(request.model)
         foreseen = [
             *inherent(request.model, account(request.model, analysis.probe)),
             *foresee(spec, analysis.classes, targets, analysis.layers),

@@ -14,7 +14,7 @@ from onnxadmm.quantize.levels import (
 )
 from onnxadmm.quantize.placing import integer_layers
 from onnxadmm.quantize.probing import signed_is_faster
-from onnxadmm.quantize.qdq import OnLevels, Quantized, quantize
+from onnxadmm.quantize.qdq import OnLevels, Quantized, quantize, require_opset
 from onnxadmm.quantize.weights_only import store_levels
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "power_levels",
     "project_levels",
     "quantize",
+    "require_opset",
     "signed_is_faster",
     "store_levels",
     "uniform_levels",

@@ -57,6 +57,21 @@ class Quantized:
     ranges: Mapping[str, Range]
 
 
+def require_opset(model: ir.Model) -> int:
+    """Return the graph's opset, which has QuantizeLinear.
+
+    Raises:
+        UnsupportedError: It hasn't.
+    """
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    if opset < QUANTIZE_LINEAR_SINCE:
+        raise UnsupportedError(
+            f"opset {opset} has no QuantizeLinear (since {QUANTIZE_LINEAR_SINCE}); convert the model to opset "
+            f"{PER_AXIS_SINCE} or newer, or drop `quantize`"
+        )
+    return opset
+
+
 def quantize(
     model: ir.Model,
     rules: Sequence[tuple[Quantize, set[str]]],
@@ -79,12 +94,7 @@ def quantize(
         UnsupportedError: The opset has no QuantizeLinear.
         SpecError: No layer that the rules name has an integer form.
     """
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    if opset < QUANTIZE_LINEAR_SINCE:
-        raise UnsupportedError(
-            f"opset {opset} has no QuantizeLinear (since {QUANTIZE_LINEAR_SINCE}); convert the model to opset "
-            f"{PER_AXIS_SINCE} or newer, or drop `quantize`"
-        )
+    opset = require_opset(model)
     result = model.clone()
     chosen = choose(result, rules)
     if not chosen:

@@ -157,3 +157,30 @@ def test_what_a_decision_is_taken_from_is_compared_to_what_rounding_does_to_it()
     assert prove(levelled(1.0), levelled(1.0000001), feeds).max_error <= TOLERANCE
     with pytest.raises(VerificationError):
         prove(levelled(1.0), levelled(1.1), feeds)
+
+
+def difference(share: float, scale: float = 1.0) -> ir.Model:
+    """Answer with what is left of a product when another, which is all but a share of it, is taken away."""
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        difference (float[N, 33] x) => (float[N, 5] y) <float s = {{{scale!r}}}>
+        {{ v = Mul (x, s) p = MatMul (v, a) q = MatMul (x, b) y = Sub (p, q) }}
+    """
+    proto = onnx.parser.parse_model(text)
+    a = np.random.default_rng(2).standard_normal((33, 5)).astype(np.float32)
+    for name, content in (("a", a), ("b", np.float32((1 - share) * a))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(content, name))
+    return ir.from_proto(proto)
+
+
+def test_an_output_that_amplifies_rounding_is_not_proven_and_no_failure():
+    proof = prove(difference(3e-3), difference(3e-3, 1.0000001), FEEDS)
+    assert proof.amplified == ("y",)
+    (text,) = unproven(proof)
+    assert text.startswith("not proven for y: the model amplifies rounding")
+
+
+@pytest.mark.parametrize(("share", "scale"), [(3e-3, 1.000002), (1.0, 1.00005), (0.3, 1.00001)])
+def test_what_rounding_does_not_explain_is_wrong(share, scale):
+    with pytest.raises(VerificationError):
+        prove(difference(share), difference(share, scale), FEEDS)
