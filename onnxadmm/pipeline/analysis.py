@@ -74,12 +74,10 @@ def channel_targets(analysis: Analysis, spec: Spec) -> dict[str, int]:
     """
     if not analysis.classes and any(p.structure == "channel" for p in spec.prune):
         weights = {n for names in analysis.layers.values() for n in names}
-        inside = weights - set(analysis.probe.shapes)
         raise UnsupportedError(
-            f"no layer of this model makes channels that can be cut: {len(inside)} of its {len(weights)} weights lie "
-            "inside an If, a Loop or a Scan, where none are cut yet; export it without, or train it towards another "
-            "structure"
-            if inside
+            "no layer of this model makes channels that can be cut: its layers lie inside an If, a Loop or a Scan, where "
+            "none are cut yet; export it without, or train it towards another structure"
+            if weights - set(analysis.probe.shapes)
             else "no layer of this model makes float channels (quantized already?): nothing to prune; "
             "`onnxadmm inspect` lists operators without a rule; start from the float model"
         )
