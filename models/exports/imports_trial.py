@@ -144,7 +144,7 @@ def _feeds(model: ir.Model, seen: Probe, imported: Imported, batch: int) -> Iter
         for v in model.graph.inputs
         if v.name in imported.inputs
     }
-    yield from Inputs(model, shapes, None, batch).proof()
+    yield from Inputs(model, shapes, None, batch, zeros=seen.zeros).proof()
 
 
 def _shape(value: ir.Value, ran: tuple[int, ...], batch: int) -> tuple[int, ...]:

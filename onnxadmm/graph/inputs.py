@@ -278,7 +278,7 @@ def attempts(
     A model with fixed sizes and no integers yields one.
     """
     seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
-    integers = any(v.dtype is not None and v.dtype.is_integer() for v in real_inputs(model))
+    integers = _takes_integers(model)
     for attempt in range(max(len(OTHER_SIZES), len(IMAGE_SIZES))):
         for within in (False, True):
             shapes = pin_dims(model, batch, sizes, attempt, batch_within=within)
@@ -288,6 +288,15 @@ def attempts(
             seen.add(key)
             for zeros in (False, True) if integers else (False,):
                 yield random_inputs(model, shapes, np.random.default_rng(seed), zeros=zeros)
+
+
+def has_zeros(model: ir.Model, number: int) -> bool:
+    """Whether the attempt of this number, from 0, has all integers at zero."""
+    return _takes_integers(model) and number % 2 == 1
+
+
+def _takes_integers(model: ir.Model) -> bool:
+    return any(v.dtype is not None and v.dtype.is_integer() for v in real_inputs(model))
 
 
 def _name(value: ir.Value) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph.child import MAX_CONSTANT_ELEMENTS, is_memory, pack, unpack
-from onnxadmm.graph.inputs import attempts, real_inputs
+from onnxadmm.graph.inputs import attempts, has_zeros, real_inputs
 from onnxadmm.graph.parts import serialise, split_mapped, stage_parts, temporary_folder
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.tensors import MAX_RANK
@@ -46,6 +46,7 @@ class Probe:
         settled: Name -> axes that are as long in every run: those of initializers, those that an input declares
             with a number, and those of node outputs whose length ONNX Runtime's shape inference finds.
         seconds: What the run took.
+        zeros: Whether it ran only with all integers at zero: an index of any other number lies outside a table.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -54,6 +55,7 @@ class Probe:
     inputs: dict[str, np.ndarray]
     settled: dict[str, frozenset[int]] = field(default_factory=dict)
     seconds: float = 0.0
+    zeros: bool = False
 
 
 def probe(
@@ -103,6 +105,8 @@ def probe(
         raise _failure(answer, memory, tried[0])
     inputs = tried[answer["attempt"]]
     result = _assemble(model, answer, blobs, inputs)
+    if has_zeros(model, answer["attempt"]):
+        result = replace(result, zeros=True)
     _check_outputs(model, result, batch)
     return result
 

@@ -15,7 +15,7 @@ from onnxadmm import bench
 from onnxadmm._version import __version__
 from onnxadmm.compact import Account, account
 from onnxadmm.errors import SpecError, one_line
-from onnxadmm.graph import load_model, pin_dims, probe, random_inputs, real_inputs
+from onnxadmm.graph import load_model, probe, real_inputs
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.code import announce
 from onnxadmm.pipeline.inputs import Inputs
@@ -139,7 +139,7 @@ def _measured(  # noqa: PLR0917  (all of `benchmark`'s but the output)
         timings = bench.compare(
             dict(models),
             facts.settings(asked),
-            inputs.batch if inputs is not None else _made_up(first, seed),
+            (inputs or _made_up(first, seed)).batch,
             rounds=asked.rounds,
             seed=seed,
             peaks=list(dict.fromkeys(kinds.values())),
@@ -251,11 +251,9 @@ def _data(request: Request | None) -> tuple[Samples | None, Inputs | None]:
         return None, None
     seen = probe(request.model)
     samples = load_samples(request, seen)
-    return samples, Inputs(request.model, seen.shapes, samples, request.spec.seed)
+    return samples, Inputs(request.model, seen.shapes, samples, request.spec.seed, zeros=seen.zeros)
 
 
-def _made_up(model: ir.Model, seed: int) -> Feeds:
-    def feeds(batch: int) -> dict[str, Array]:
-        return random_inputs(model, pin_dims(model, batch), np.random.default_rng(seed))
-
-    return feeds
+def _made_up(model: ir.Model, seed: int) -> Inputs:
+    seen = probe(model)
+    return Inputs(model, seen.shapes, None, seed, zeros=seen.zeros)

@@ -228,7 +228,8 @@ def _carry_out(
     # torch takes seconds to load: what is wrong with the model or the spec has been said by now.
     from onnxadmm.pipeline.learning import Learner
 
-    inputs = Inputs(original, analysis.probe.shapes, samples, spec.seed)
+    ran = analysis.probe
+    inputs = Inputs(original, ran.shapes, samples, spec.seed, zeros=ran.zeros)
     wide, feeds = masters.feeds(analysis.probe, samples)
     learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:

@@ -34,6 +34,8 @@ class Inputs:
         shapes: Mapping[str, tuple[int, ...]],
         samples: Samples | None,
         seed: int,
+        *,
+        zeros: bool = False,
     ) -> None:
         """Choose what to feed.
 
@@ -42,7 +44,9 @@ class Inputs:
             shapes: Shapes that it ran with.
             samples: The spec's data.
             seed: Of the random inputs.
+            zeros: Whether random integers are zero: the model ran with no others (`Probe.zeros`).
         """
+        self._zeros = zeros
         self._model = model
         self._ran_with = shapes
         self._samples = samples
@@ -60,10 +64,10 @@ class Inputs:
     def proof(self) -> list[Feed]:
         """Return real inputs where there are some, and always random ones."""
         rng = np.random.default_rng([self._seed, 1])
-        drawn = random_inputs(self._model, self._shapes(None), rng)
+        drawn = random_inputs(self._model, self._shapes(None), rng, zeros=self._zeros)
         # Some models take a logarithm or a root of what they are given: positive values as well. Drawn anew, so
         # that an output that depends on whole numbers alone moves too.
-        other = random_inputs(self._model, self._shapes(None), rng)
+        other = random_inputs(self._model, self._shapes(None), rng, zeros=self._zeros)
         positive = {
             n: np.asarray(np.abs(a)) if a.dtype.kind == "f" else a for n, a in other.items()
         }
@@ -76,14 +80,14 @@ class Inputs:
         if self.fixed_batch() is not None:
             return []
         rng = np.random.default_rng([self._seed, 2])
-        return [random_inputs(self._model, self._shapes(OTHER_BATCH), rng)]
+        return [random_inputs(self._model, self._shapes(OTHER_BATCH), rng, zeros=self._zeros)]
 
     def batch(self, size: int) -> Feed:
         """Return inputs for a batch: real samples, repeated if there are too few; else random ones."""
         data = self._held_out()
         if data is None:
             rng = np.random.default_rng(self._seed)
-            return random_inputs(self._model, self._shapes(size), rng)
+            return random_inputs(self._model, self._shapes(size), rng, zeros=self._zeros)
         inputs, _ = data.batch(np.arange(size) % len(data))
         return inputs
 

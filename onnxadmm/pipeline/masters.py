@@ -63,7 +63,9 @@ class Masters:
         if self._widened and samples is not None:
             samples = samples.in_float32()
         request = self.request
-        return samples, Inputs(request.model, seen.shapes, samples, request.spec.seed)
+        return samples, Inputs(
+            request.model, seen.shapes, samples, request.spec.seed, zeros=seen.zeros
+        )
 
     def restore(self, cut: ir.Model, surgery: Surgery) -> ir.Model:
         """Return the cut graph in the original's types; what training left alone keeps its bits.

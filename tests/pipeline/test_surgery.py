@@ -12,6 +12,7 @@ from graphs import Builder
 import onnxadmm
 from onnxadmm.graph import constant_of
 from onnxadmm.graph.constants import set_constant
+from onnxadmm.pipeline.benchmarking import Wishes, benchmark
 
 UNTIMED = {"providers": []}
 
@@ -102,3 +103,24 @@ def test_weights_that_are_inputs_too_are_cut_with_their_declared_shapes(version)
             proto.SerializeToString(), providers=["CPUExecutionProvider"]
         )
         assert np.isfinite(session.run(None, feed)[0]).all()
+
+
+def test_indices_of_a_graph_are_drawn_as_they_ran(tmp_path):
+    """Edges of a graph name its nodes, of which a batch of one has one."""
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[nodes, 4] x, int64[2, edges] e) => (float[edges, 3] y) '
+        "{ h = MatMul(x, a) r = Relu(h) i = Gather <axis = 0> (e, one) g = Gather(r, i) y = MatMul(g, b) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    held = {"a": rng.standard_normal((4, 16)), "b": rng.standard_normal((16, 3))}
+    for name, content in held.items():
+        tensor = onnx.numpy_helper.from_array(content.astype(np.float32), name)
+        proto.graph.initializer.append(tensor)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "one"))
+    spec = {"version": 1, "prune": [{"structure": "channel", "amount": 0.5}]}
+    result = onnxadmm.compress(proto, {**spec, "benchmark": {"rounds": 5}})
+    assert result.report.ratios.parameters == pytest.approx(2)
+    onnx.save(proto, tmp_path / "model.onnx")
+    found = benchmark([tmp_path / "model.onnx"] * 2, wishes=Wishes(rounds=5))
+    assert not found.unmeasured
