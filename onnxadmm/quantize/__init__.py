@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from onnxadmm.quantize.calibration import Range, observe
+from onnxadmm.quantize.ladders import Levels
 from onnxadmm.quantize.levels import (
     BINARY,
     TERNARY,
-    Levels,
     level_table,
     power_levels,
     project_levels,

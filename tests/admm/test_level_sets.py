@@ -8,11 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onnxadmm.admm import Penalty, QuantizedWeight, Solver
 from onnxadmm.quantize import BINARY, TERNARY, levels, power_levels, project_levels, uniform_levels
+from onnxadmm.quantize.bounds import lattice_for, least_between
+from onnxadmm.quantize.ladders import ladder_of
 
 LISTS = [BINARY, TERNARY, uniform_levels(2), uniform_levels(3), power_levels(3), (0.5, 2.0)]
 NUMBERS = st.floats(-8, 8, width=32) | st.integers(-3, 3).map(float)
@@ -39,6 +41,7 @@ def test_no_levels_with_any_scale_are_closer(row, levels):
 
 
 @settings(max_examples=60, deadline=None)
+@example(rows=[[0.0, 0.0, 1.5, 0.5, float(np.float32(1.2e-7))]], levels=power_levels(6))
 @given(
     rows=st.lists(st.lists(NUMBERS, min_size=5, max_size=5), min_size=1, max_size=3),
     levels=st.sampled_from([*LISTS, uniform_levels(8), power_levels(6)]),
@@ -102,32 +105,79 @@ def errors(x, found):
     return np.square(x - scales[:, None] * quantized).sum(1)
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    width=st.sampled_from([100, 130, 700]),
-    heavy=st.booleans(),
-    bits=st.integers(2, 8),
-)
-def test_scales_that_are_searched_for_leave_little_more_than_the_least(seed, width, heavy, bits):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_t(3, (6, width)) if heavy else rng.standard_normal((6, width))
-    x[rng.random(x.shape) < 0.2] = 0
-    x *= 10.0 ** rng.integers(-20, 20, (6, 1))
-    exact = project_levels(x, uniform_levels(bits))
+@st.composite
+def many_rows(draw):
+    """Rows of weights as networks have them, and as they shouldn't."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (draw(st.integers(1, 6)), draw(st.sampled_from([1, 3, 40, 100, 130, 700])))
+    x = {
+        "normal": rng.standard_normal,
+        "heavy": lambda s: rng.standard_t(2, s),
+        "even": lambda s: rng.uniform(-1, 1, s),
+        "few values": lambda s: rng.choice([-1.0, -0.3, 0.3, 0.7, 1.0], s),
+        "on a grid": lambda s: rng.integers(-90, 91, s).astype(float),
+        "one large": lambda s: np.where(rng.random(s) < 0.01, 40.0, rng.standard_normal(s)),
+    }[draw(st.sampled_from(["normal", "heavy", "even", "few values", "on a grid", "one large"]))](
+        shape
+    )
+    x[rng.random(shape) < draw(st.sampled_from([0.0, 0.2, 0.95]))] = 0
+    x *= 10.0 ** rng.integers(-20, 20, (shape[0], 1))
+    return x.astype(draw(st.sampled_from([np.float32, np.float64])))
+
+
+LADDERS = [*map(uniform_levels, range(2, 9)), *map(power_levels, range(2, 6))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(x=many_rows(), chosen=st.sampled_from(LADDERS))
+def test_rows_that_are_projected_together_are_projected_as_exactly(x, chosen):
+    alone = project_levels(x, chosen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(levels, "MOST_EVENTS", 0)
-        found = project_levels(x.astype(np.float32), uniform_levels(bits), x != 0)
-        again = project_levels((found[0] * found[1][:, None]), uniform_levels(bits))
-    more = errors(x, found) / errors(x, exact)
-    assert more.max() <= {2: 1.0, 8: 1.4}.get(bits, 1.2) + 1e-5
-    assert more.mean() <= 1.1
+        found = project_levels(x, chosen, x != 0)
+        again = project_levels(found[0] * found[1][:, None], chosen)
+    wide = x.astype(np.float64)
+    energy = np.square(wide).sum(1)
+    assert (errors(wide, found) <= errors(wide, alone) * (1 + 1e-9) + 1e-12 * energy).all()
     assert (found[0][x == 0] == 0).all()
     assert (found[0] * x >= 0).all()
-    assert np.abs(found[0]).max(initial=0) <= uniform_levels(bits)[-1]
+    assert np.isin(np.abs(found[0]), chosen).all()
     assert np.allclose(
         again[0] * again[1][:, None], found[0] * found[1][:, None], rtol=1e-6, atol=0
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=many_rows(), chosen=st.sampled_from(LADDERS))
+def test_bounds_are_below_what_levels_leave(x, chosen):
+    ladder = ladder_of(chosen)
+    x = np.abs(x)[x.any(1)].astype(np.float32)
+    if not len(x):
+        return
+    x /= x.max(axis=1, keepdims=True)
+    rough = np.full(len(x), 1 / ladder.top)
+    lattice = lattice_for(ladder, x.shape[1], 1e4 if len(chosen) > 40 else 100)
+    shares, outer = lattice.shares(x, rough)
+    bounds = (shares @ lattice.left + lattice.clipped(outer))[:, :-1]
+    wide = x.astype(np.float64)
+    energy = np.square(wide / rough[0]).sum(1)
+    left = []
+    for b in lattice.columns:
+        units = wide * b / rough[0]
+        middles = (np.array(chosen)[1:] + np.array(chosen)[:-1]) / 2
+        left.append(np.square(units - np.array(chosen)[np.searchsorted(middles, units)]).sum(1))
+    left = np.stack(left, 1)
+    assert (bounds <= left * (1 + 1e-9) + 1e-9 * ladder.top**2).all()
+    # And between two columns.
+    start, end = lattice.columns[:-1], lattice.columns[1:]
+    middle = (start + end) / 2
+    inside = []
+    for b in middle:
+        units = wide * b / rough[0]
+        inside.append(np.square(units - np.array(chosen)[np.searchsorted(middles, units)]).sum(1))
+    error = np.stack(inside, 1) / middle**2
+    least = least_between(energy[:, None], start, end, left[:, :-1], left[:, 1:])
+    assert (least <= error + 1e-9 * energy[:, None]).all()
 
 
 @settings(max_examples=30, deadline=None)
