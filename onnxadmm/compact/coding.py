@@ -189,8 +189,8 @@ class Positions:
     """Increasing places, as Golomb codes of the gaps between them.
 
     Attributes:
-        quotients: One bit string: for each gap, gap // divisor zeros and a one.
-        remainders: What gap % divisor is below divisor - 1, for each; None where the divisor is 1.
+        quotients: One bit string: a zero, and for each gap, gap // divisor zeros and a one.
+        remainders: How far gap % divisor is below divisor - 1, for each; None where the divisor is 1.
         divisor: The Golomb parameter.
         count: How many places.
     """
@@ -207,12 +207,12 @@ class Positions:
 
     def decode(self) -> Array:
         """Return the places, int64 [count]."""
+        # Counted from the zero in front, the ends are all that is needed of the order.
         ends = np.flatnonzero(self.quotients.decode())
         if self.remainders is None:
-            return ends
-        order = np.arange(self.count)
-        steps: Array = np.cumsum(self.divisor - self.remainders.decode())
-        return (ends - order) * self.divisor + steps - 1
+            return ends - 1
+        places: Array = ends * self.divisor - np.cumsum(self.remainders.decode()) - 1
+        return places
 
 
 def encode_positions(places: Array, size: int) -> Positions:
@@ -227,7 +227,7 @@ def encode_positions(places: Array, size: int) -> Positions:
     coded = {d: len(gaps) + int((gaps // d).sum()) for d in tried}
     cost = {d: coded[d] + (len(gaps) * bits_per_digit(d) if d > 1 else 0.0) for d in sorted(tried)}
     divisor = min(cost, key=cost.__getitem__)
-    ends = np.cumsum(gaps // divisor + 1) - 1
+    ends = np.cumsum(gaps // divisor + 1)
     bits = np.zeros(int(ends[-1]) + 1, np.uint8)
     bits[ends] = 1
     remainders = encode_digits(divisor - 1 - gaps % divisor, divisor) if divisor > 1 else None

@@ -40,7 +40,7 @@ SMALLEST_TENSOR_BYTES = 256
 LARGEST_TENSOR = 1 << 26
 """Elements; decoding takes up to 40 bytes each, for a moment, when a session is made."""
 LARGEST_LEVEL = 127
-DECODER_BYTES = 1600
+DECODER_BYTES = 1700
 """What the decoders take in a file that holds all of them."""
 _NODE_BYTES = 60
 _STREAM_BYTES = 40
@@ -94,7 +94,7 @@ def pack_tensors(model: ir.Model) -> list[Packing]:
 
     Args:
         model: The graph. Names, opset and interface stay; the decoders come as functions of the domain
-            `onnxadmm.packed`.
+            `onnxadmm`.
 
     Returns:
         What was done, tensor by tensor; nothing where the opset is below 12 or the IR version below 8.
@@ -256,9 +256,19 @@ class _Writer:
 
     def write(self, value: ir.Value, content: Array, streams: _Streams) -> None:
         """Replace what the graph holds by what computes it; the name stays."""
-        codes = self._codes(streams, content.size)
-        table = self._hold(streams.table)
-        tensor = self._call("lookup", [table, codes], s=list(content.shape))
+        shape = list(content.shape)
+        if streams.places is not None and content.dtype == np.float32:
+            places = self._places(streams.places)
+            # The zero that other types need at the end of the table stays away.
+            table = self._hold(streams.table[:-1])
+            read = [places, table]
+            if streams.symbols is not None:
+                read.append(self._symbols(streams.symbols))
+            function = "spread" if streams.symbols is None else "sparse"
+            tensor = self._call(function, read, s=shape)
+        else:
+            codes = self._codes(streams, content.size)
+            tensor = self._call("lookup", [self._hold(streams.table), codes], s=shape)
         if streams.scales is not None:
             tensor = self._call("scaled", [tensor, self._hold(streams.scales)])
         value.replace_all_uses_with(tensor)
@@ -268,8 +278,6 @@ class _Writer:
         else:
             self._model.graph.remove(producer, safe=True)
         tensor.name = value.name
-        tensor.shape = ir.Shape(content.shape)
-        tensor.dtype = ir.DataType.from_numpy(content.dtype)
 
     def finish(self) -> None:
         """Insert the calls and the decoders."""
@@ -297,32 +305,24 @@ class _Writer:
         )
         return self._call("scatter", [places, codes], n=[size])
 
-    def _symbols(self, symbols: Symbols, *, exact: bool = True) -> ir.Value:
-        common = self._exact(symbols.common) if exact else self._digits(symbols.common)
+    def _symbols(self, symbols: Symbols) -> ir.Value:
+        common = self._digits(symbols.common)
         if symbols.rare is None:
             return common
-        # Nobody reads what follows the rare codes.
-        rare = self._symbols(symbols.rare, exact=False)
+        rare = self._symbols(symbols.rare)
         return self._call("escape", [common, rare], l=symbols.common.base - 1)
 
     def _places(self, places: Positions) -> ir.Value:
-        # Zeros that fill the last word up end no gap.
-        ends = self._call("ends", [self._digits(places.quotients)], n=[places.count])
+        bits = self._digits(places.quotients)
         if places.remainders is None:
-            return ends
-        numbers = {"d": places.divisor, "k": places.divisor - 1}
-        return self._call("golomb", [ends, self._exact(places.remainders)], **numbers)
-
-    def _exact(self, digits: Digits) -> ir.Value:
-        """Return the codes without what fills the last word up."""
-        codes = self._digits(digits)
-        if len(digits.words) * digits.per_word == digits.count:
-            return codes
-        return self._call("first", [codes], n=[digits.count])
+            return self._call("ends", [bits], n=[places.count])
+        remainders = self._digits(places.remainders)
+        return self._call("places", [bits, remainders], d=places.divisor)
 
     def _digits(self, digits: Digits) -> ir.Value:
+        words = self._hold(digits.words[:, None])
         powers = [digits.base**i for i in range(digits.per_word)]
-        return self._call("digits", [self._hold(digits.words)], b=digits.base, p=powers)
+        return self._call("digits", [words], b=digits.base, p=powers, n=[digits.count])
 
     def _call(self, function: str, inputs: list[ir.Value], **numbers: Any) -> ir.Value:
         self._used.add(function)
@@ -337,7 +337,10 @@ class _Writer:
         return node.outputs[0]
 
     def _hold(self, content: Array) -> ir.Value:
-        return hold(self._model.graph, self._name(), content)
+        value = hold(self._model.graph, self._name(), content)
+        # The tensor says it: the file needn't hold it twice.
+        value.shape = value.type = None
+        return value
 
     def _name(self) -> str:
         # Short: a small model's names are a good part of its file.

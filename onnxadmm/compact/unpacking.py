@@ -26,31 +26,26 @@ from onnxadmm.graph.walking import constant_of
 
 Array = np.ndarray[Any, Any]
 
-DOMAIN = "onnxadmm.packed"
+DOMAIN = "onnxadmm"
 SMALLEST_OPSET = 12
 """Constant holds whole numbers as attributes, and Max takes them, from opset 12 on."""
 SMALLEST_IR_VERSION = 8
 """Functions with attributes of their own."""
 
 _FUNCTIONS = {
-    # Digits.decode: p the powers of the base; what fills the last word up is still there
+    # Digits.decode: p the powers of the base, w the words [W, 1]
     "digits": """
-        digits <b, p> (w) => (o) {
+        digits <b, p, n> (w) => (o) {
             b = Constant <value_int: int = @b> ()
             p = Constant <value_ints: ints = @p> ()
-            a = Constant <value_ints = [-1, 1]> ()
-            v = Constant <value_ints = [-1]> ()
-            x = Cast <to = 7> (w)
-            c = Reshape (x, a)
-            q = Div (c, p)
-            r = Mod (q, b)
-            o = Reshape (r, v)
-        }""",
-    "first": """
-        first <n> (x) => (o) {
-            s = Constant <value_ints = [0]> ()
             n = Constant <value_ints: ints = @n> ()
-            o = Slice (x, s, n)
+            v = Constant <value_ints = [-1]> ()
+            z = Sub (n, n)
+            x = Cast <to = 7> (w)
+            q = Div (x, p)
+            r = Mod (q, b)
+            c = Reshape (r, v)
+            o = Slice (c, z, n)
         }""",
     # Symbols.decode: c the common codes, r the rare ones
     "escape": """
@@ -67,23 +62,24 @@ _FUNCTIONS = {
             h = Add (g, l)
             o = Where (m, h, c)
         }""",
-    # Positions.decode: where the ones of the bit string are
+    # Positions.decode with divisor 1: where the ones of the bit string are
     "ends": """
         ends <n> (b) => (o) {
             n = Constant <value_ints: ints = @n> ()
-            v, o = TopK (b, n)
+            v, e = TopK (b, n)
+            o = Sub (e, v)
         }""",
-    # Positions.decode: (end - i) * divisor + cumsum(remainder + 1) - 1, the i taken into the sum. k is divisor - 1,
-    # x the ends, r k less the remainders
-    "golomb": """
-        golomb <d, k> (x, r) => (o) {
+    # Positions.decode: end * divisor - cumsum(divisor - 1 - remainder) - 1; what TopK finds are ones
+    "places": """
+        places <d> (b, r) => (o) {
+            n = Shape (r)
             d = Constant <value_int: int = @d> ()
-            k = Constant <value_int: int = @k> ()
-            z = Constant <value_int = 0> ()
+            z = Sub (d, d)
+            v, e = TopK (b, n)
             s = CumSum (r, z)
-            m = Mul (x, d)
+            m = Mul (e, d)
             a = Sub (m, s)
-            o = Add (a, k)
+            o = Sub (a, v)
         }""",
     "order": """
         order <n> () => (o) {
@@ -92,7 +88,25 @@ _FUNCTIONS = {
             e = Constant <value_int = 1> ()
             o = Range (z, n, e)
         }""",
-    # Codes c at places p, -1 elsewhere: the last of the table.
+    # Of float32: what the table t says of codes c, or values v, at places p, and zeros elsewhere
+    "sparse": """
+        sparse <s> (p, t, c) => (o) {
+            s = Constant <value_ints: ints = @s> ()
+            n = ReduceProd (s)
+            z = ConstantOfShape (n)
+            g = Gather (t, c)
+            y = ScatterElements (z, p, g)
+            o = Reshape (y, s)
+        }""",
+    "spread": """
+        spread <s> (p, v) => (o) {
+            s = Constant <value_ints: ints = @s> ()
+            n = ReduceProd (s)
+            z = ConstantOfShape (n)
+            y = ScatterElements (z, p, v)
+            o = Reshape (y, s)
+        }""",
+    # Of other types: codes c at places p, -1 elsewhere, the last of the table
     "scatter": """
         scatter <n> (p, c) => (o) {
             n = Constant <value_ints: ints = @n> ()
@@ -220,14 +234,10 @@ def _digits(numbers: dict[str, Any], words: Array) -> Array:
         raise ValueError("no digits of a word")
     if powers != [base**i for i in range(fit)]:
         raise ValueError("no powers of the base")
-    return Digits(words.reshape(-1), base, fit, words.size * fit).decode()
-
-
-def _leading(numbers: dict[str, Any], codes: Array) -> Array:
     count = _first(numbers, "n")
-    if count > len(codes):
+    if count > words.size * fit:
         raise ValueError("fewer codes")
-    return codes[:count]
+    return Digits(words.reshape(-1), base, fit, count).decode()
 
 
 def _escape(numbers: dict[str, Any], common: Array, rare: Array) -> Array:
@@ -240,12 +250,25 @@ def _ends(numbers: dict[str, Any], bits: Array) -> Array:
     ends = np.flatnonzero(bits)
     if len(ends) != _first(numbers, "n"):
         raise ValueError("another number of places")
-    return ends
+    return ends - 1
 
 
-def _golomb(numbers: dict[str, Any], ends: Array, remainders: Array) -> Array:
-    places: Array = ends * int(numbers["d"]) - np.cumsum(remainders) + int(numbers["k"])
+def _places(numbers: dict[str, Any], bits: Array, remainders: Array) -> Array:
+    ends = _ends({"n": remainders.size}, bits) + 1
+    places: Array = ends * int(numbers["d"]) - np.cumsum(remainders) - 1
     return places
+
+
+def _sparse(numbers: dict[str, Any], places: Array, table: Array, codes: Array) -> Array:
+    return _spread(numbers, places, table[codes])
+
+
+def _spread(numbers: dict[str, Any], places: Array, values: Array) -> Array:
+    if values.dtype != np.float32:
+        raise ValueError("no float32")
+    dense = np.zeros(math.prod(numbers["s"]), np.float32)
+    dense[places] = values
+    return dense.reshape(numbers["s"])
 
 
 def _scatter(numbers: dict[str, Any], places: Array, codes: Array) -> Array:
@@ -256,10 +279,11 @@ def _scatter(numbers: dict[str, Any], places: Array, codes: Array) -> Array:
 
 _DECODERS: dict[str, Callable[..., Array]] = {
     "digits": _digits,
-    "first": _leading,
     "escape": _escape,
     "ends": _ends,
-    "golomb": _golomb,
+    "places": _places,
+    "sparse": _sparse,
+    "spread": _spread,
     "order": lambda numbers: np.arange(_first(numbers, "n")),
     "scatter": _scatter,
     "lookup": lambda numbers, table, codes: table[codes].reshape(numbers["s"]),
