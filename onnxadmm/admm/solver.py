@@ -14,9 +14,8 @@ near its place of the last update: a proximal term, whose weight the solution do
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,8 +88,8 @@ class Solver:
 
         Of sparse sets, ρ is at most `HOLD` where Z isn't zero.
 
-        Written out instead of differentiated, and in place: it takes no memory, and keeps the loss that is
-        reported the loss of the data.
+        Written out instead of differentiated, in place and a few rows at a time: it takes next to no memory, and
+        keeps the loss that is reported the loss of the data.
         """
         for rho, c, z, u in zip(self.rhos, self.constraints, self.z, self.u, strict=True):
             for name, copy in z.items():
@@ -100,7 +99,8 @@ class Solver:
                     weight.grad.add_(weight, alpha=held)
                     weight.grad.add_(copy, alpha=-held)
                     if rho > held:
-                        weight.grad.add_(torch.where(copy == 0, weight, 0.0), alpha=rho - held)
+                        for part, w, z_part in _pieces(weight.grad, weight, copy):
+                            part.add_(torch.where(z_part == 0, w, 0.0), alpha=rho - held)
                     weight.grad.add_(u[name], alpha=rho)
 
     @torch.no_grad()
@@ -168,16 +168,17 @@ class Solver:
         return {n: self.weights[n].detach() for n in constraint.tensors}
 
 
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same few rows of tensors of one shape, as views."""
+    whole = [t if t.dim() else t[None] for t in tensors]
+    rows = max(1, len(whole[0]) * _PIECE // max(1, whole[0].numel()))
+    return zip(*(torch.split(t, rows) for t in whole), strict=True)
+
+
 def _square(x: Tensor, y: Tensor | None = None) -> float:
     """Return ||x - y||², in float64 a few rows at a time: whole it would take several times the weight's memory."""
-    if not x.dim():
-        x, y = x[None], None if y is None else y[None]
-    rows = max(1, len(x) * _PIECE // max(1, x.numel()))
-    others = itertools.repeat(None) if y is None else torch.split(y, rows)
-    total = 0.0
-    for a, b in zip(torch.split(x, rows), others, strict=False):
-        total += float((a if b is None else a - b).double().square().sum())
-    return total
+    differences = (a for (a,) in _pieces(x)) if y is None else (a - b for a, b in _pieces(x, y))
+    return sum(float(d.double().square().sum()) for d in differences)
 
 
 def _relative(parts: Sequence[float]) -> Residuals:
