@@ -56,7 +56,7 @@ from onnxadmm.ops._base import (
     registered,
     unlabelled,
 )
-from onnxadmm.ops.axes import weight_axes
+from onnxadmm.ops.axes import Origin, origin_of, weight_axes
 from onnxadmm.ops.roles import (
     INCLUDED,
     Role,
@@ -80,6 +80,7 @@ __all__ = [
     "LabelScope",
     "Labels",
     "Operator",
+    "Origin",
     "Role",
     "Shapes",
     "Window",
@@ -115,6 +116,7 @@ __all__ = [
     "meet_size",
     "movement",
     "normalization",
+    "origin_of",
     "padding",
     "placement",
     "pooling",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxadmm.graph import constant_of
+from onnxadmm.ops import origin_of
 from onnxadmm.spec import ActivationQuantization, Quantize
+
+Array = np.ndarray[Any, Any]
 
 # Operators with an integer kernel: input port of the activation, of the weight, of the bias.
 LAYERS = {"Conv": (0, 1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1, None)}
@@ -44,8 +48,7 @@ def choose(model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]) -> list[
         ports = LAYERS.get(node.op_type)
         if ports is None or node.domain not in ("", "ai.onnx"):
             continue
-        weight = node.inputs[ports[1]]
-        content = constant_of(weight)
+        content = weight_of(node, ports[1])
         if (
             content is None
             or content.dtype != np.float32
@@ -60,6 +63,16 @@ def choose(model: ir.Model, rules: Sequence[tuple[Quantize, set[str]]]) -> list[
         if matching and matching[-1].int8 is not None:
             chosen.append(Chosen(node, matching[-1]))
     return chosen
+
+
+def weight_of(node: ir.Node, port: int) -> Array | None:
+    """Return a layer's weight as the node reads it, also from behind a Transpose; None of what isn't held."""
+    origin = origin_of(node.inputs[port])
+    content = None if origin is None or not origin.same_type else constant_of(origin.held)
+    if origin is None or content is None:
+        return None
+    moved: Array = content.transpose(origin.axes)
+    return moved
 
 
 def integer_layers(

@@ -16,10 +16,20 @@ import onnx_ir as ir
 
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import clear_stale, constant_of
-from onnxadmm.graph.holding import drop_unread, fresh, hold
+from onnxadmm.graph.holding import drop_unread, fresh, hold, value_names
+from onnxadmm.ops import origin_of
 from onnxadmm.quantize.calibration import Range, observe
-from onnxadmm.quantize.levels import Levels, level_table, nearest_levels, project_levels
-from onnxadmm.quantize.placing import CARRIED, LAYERS, PER_AXIS_SINCE, choose, name_of, placed
+from onnxadmm.quantize.ladders import Levels
+from onnxadmm.quantize.levels import level_table, nearest_levels, project_levels
+from onnxadmm.quantize.placing import (
+    CARRIED,
+    LAYERS,
+    PER_AXIS_SINCE,
+    choose,
+    name_of,
+    placed,
+    weight_of,
+)
 from onnxadmm.spec import Quantize
 
 Array = np.ndarray[Any, Any]
@@ -108,7 +118,8 @@ def quantize(
         notes.append(
             f"opset {opset} has no scales by channel (since {PER_AXIS_SINCE}): weights have one scale a tensor"
         )
-    writer = _Writer(result, trained or {}, by_axis=by_axis)
+    trained = straighten(result, [c.node for c in chosen], trained or {})
+    writer = _Writer(result, trained, by_axis=by_axis)
     activations = placed(result.graph, chosen)
     if ranges is None:
         ranges = observe(model, activations, feeds)
@@ -121,6 +132,43 @@ def quantize(
     clear_stale(result)
     result.graph.sort()
     return Quantized(result, tuple(name_of(c.node) for c in chosen), tuple(notes), ranges)
+
+
+def straighten(
+    model: ir.Model, layers: Sequence[ir.Node], trained: Mapping[str, OnLevels]
+) -> dict[str, OnLevels]:
+    """Let layers hold weights that they read from behind a Transpose as they read them, in place.
+
+    Integers go straight into the node then: ONNX Runtime fuses no Transpose into an integer kernel.
+
+    Returns:
+        `trained`, with the levels of what was turned as well.
+    """
+    known = dict(trained)
+    taken = value_names(model.graph)
+    turned: dict[tuple[str, tuple[int, ...]], ir.Value] = {}
+    for node in layers:
+        port = LAYERS[node.op_type][1]
+        value = node.inputs[port]
+        origin = origin_of(value)
+        if value is None or origin is None or origin.held is value:
+            continue
+        name = origin.held.name or ""
+        key = (name, origin.axes)
+        if key not in turned:
+            content = weight_of(node, port)
+            assert content is not None
+            turned[key] = hold(
+                model.graph, fresh(f"{name}_t", taken), np.ascontiguousarray(content)
+            )
+            if name in trained:
+                known[turned[key].name or ""] = OnLevels(
+                    trained[name].codes.transpose(origin.axes),
+                    trained[name].scales.transpose(origin.axes),
+                )
+        node.replace_input_with(port, turned[key])
+        drop_unread(model.graph, [value])
+    return known
 
 
 class _Writer:

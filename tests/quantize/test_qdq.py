@@ -199,6 +199,46 @@ def test_a_weight_shared_with_a_float_layer_stays_for_that_one():
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
 
 
+def turned(model):
+    """Return a model whose weights stand behind a Transpose, as exporters leave them."""
+    model = model.clone()
+    for node in list(model.graph):
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        weight = node.inputs[1]
+        if weight.producer() is not None:  # turned already, for a layer that shares it
+            continue
+        order = list(range(weight.const_value.shape.rank()))[::-1]
+        stored = ir.Value(name=f"{weight.name}_stored")
+        stored.const_value = ir.tensor(
+            np.ascontiguousarray(weight.const_value.numpy().transpose(order)), name=stored.name
+        )
+        stored.type, stored.shape = weight.type, stored.const_value.shape
+        model.graph.register_initializer(stored)
+        turn = ir.Node("", "Transpose", [stored], [ir.AttrInt64s("perm", order)])
+        model.graph.insert_before(node, turn)
+        name = weight.name
+        weight.replace_all_uses_with(turn.outputs[0])
+        model.graph.initializers.pop(name)
+        turn.outputs[0].name = name
+    return model
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(model=networks(), granularity=st.sampled_from(["channel", "tensor"]))
+def test_weights_behind_a_transpose_become_the_same_int8(model, granularity, tmp_path_factory):
+    rule = Quantize(weights=WeightQuantization(granularity=granularity), activations=MINMAX)
+    names = everything(model)
+    straight, behind = to_int8(model, rule, names), to_int8(turned(model), rule, names)
+    feed = feeds(model, 1)[0]
+    for a, b in zip(outputs(straight.model, feed), outputs(behind.model, feed), strict=True):
+        assert np.array_equal(a, b)
+    folder = tmp_path_factory.mktemp("optimized")
+    assert "Transpose" not in executed(behind.model, folder) or "Transpose" in executed(
+        straight.model, folder
+    )
+
+
 def test_of_two_rules_for_a_layer_the_last_holds():
     model = classifier()
     convs = [n.name for n in model.graph if n.op_type == "Conv"]
