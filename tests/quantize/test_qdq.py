@@ -224,15 +224,26 @@ def turned(model):
     return model
 
 
+def stored_weights(model):
+    held = (v.const_value for v in model.graph.initializers.values())
+    return sorted(
+        (tuple(t.shape.numpy()), t.numpy().tobytes())
+        for t in held
+        if t.dtype == ir.DataType.INT8 and len(t.shape) > 1
+    )
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(model=networks(), granularity=st.sampled_from(["channel", "tensor"]))
 def test_weights_behind_a_transpose_become_the_same_int8(model, granularity, tmp_path_factory):
     rule = Quantize(weights=WeightQuantization(granularity=granularity), activations=MINMAX)
     names = everything(model)
     straight, behind = to_int8(model, rule, names), to_int8(turned(model), rule, names)
-    feed = feeds(model, 1)[0]
-    for a, b in zip(outputs(straight.model, feed), outputs(behind.model, feed), strict=True):
-        assert np.array_equal(a, b)
+    assert straight.layers == behind.layers
+    assert stored_weights(straight.model) == stored_weights(behind.model)
+    # Ranges are observed on the float graph, where ONNX Runtime may sum up in another order.
+    error = relative_error(model, straight.model)
+    assert relative_error(model, behind.model) == pytest.approx(error, abs=0.02)
     folder = tmp_path_factory.mktemp("optimized")
     assert "Transpose" not in executed(behind.model, folder) or "Transpose" in executed(
         straight.model, folder
