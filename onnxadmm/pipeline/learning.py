@@ -25,7 +25,7 @@ from onnxadmm.admm import (
 )
 from onnxadmm.channels import Pool
 from onnxadmm.data import Dataset
-from onnxadmm.errors import SpecError, one_line
+from onnxadmm.errors import DataError, SpecError, one_line
 from onnxadmm.graph import Probe, constant_of, output_layout
 from onnxadmm.graph.constants import compute_constant
 from onnxadmm.modules import Imported, compare_with_runtime, for_any_batch, import_model, write_back
@@ -418,9 +418,19 @@ class Learner:
         return for_any_batch(imported, rows, output=index, axis=axis, sample=sample), error
 
     def _check_import(self, model: ir.Model, imported: Imported) -> float:
-        """Compare a torch module with ONNX Runtime on real samples, before anything is trained."""
+        """Compare a torch module with ONNX Runtime on real samples, before anything is trained.
+
+        Raises:
+            DataError: ONNX Runtime refuses the samples: an index lies outside its table, or sizes disagree.
+        """
         imported.module.eval()
-        parity = compare_with_runtime(model, imported, self._inputs.first())
+        try:
+            parity = compare_with_runtime(model, imported, self._inputs.first())
+        except RuntimeError as e:
+            raise DataError(
+                f"data: ONNX Runtime can't run the model on the first samples ({one_line(e, 170)}); check their "
+                "shapes and values"
+            ) from None
         if parity.nodes is not None:
             self._journal.warn(
                 f"outputs of the imported model differ from ONNX Runtime by {parity.outputs:.2g}, since the model "

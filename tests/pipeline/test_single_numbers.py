@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx.helper as oh
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, numpy_helper
@@ -70,3 +71,25 @@ def test_they_go_with_every_batch(rows, rate, tmp_path):
 def test_several_are_refused(rate, tmp_path):
     with pytest.raises(DataError, match=r"rate.*single one.*store one"):
         onnxadmm.compress(network("N"), spec(tmp_path, rate))
+
+
+def test_samples_that_the_model_refuses_are_told(tmp_path):
+    """A token that its table hasn't."""
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (int64[N, 4] x) => (float[N, 3] y) '
+        "{ e = Gather(t, x) m = ReduceMean <axes = [1], keepdims = 0> (e) y = MatMul(m, w) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    for name, shape in {"t": (10, 8), "w": (8, 3)}.items():
+        content = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(content, name))
+    np.savez(tmp_path / "d.npz", x=np.full((20, 4), 50))
+    asked = {
+        "version": 1,
+        "data": {"train": {"inputs": {"x": str(tmp_path / "d.npz")}}},
+        "objective": "distill",
+        "prune": [{"structure": "channel", "amount": 0.5}],
+        "benchmark": {"providers": []},
+    }
+    with pytest.raises(DataError, match=r"can't run the model on the first samples.*Gather"):
+        onnxadmm.compress(proto, asked)
