@@ -90,7 +90,7 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         "",
         (
-            f"Pretrained models that packages carry: {sum(map(passed, files.values()))} of {len(files)} hold in "
+            f"Pretrained models that packages and public repositories carry: {sum(map(passed, files.values()))} of {len(files)} hold in "
             "everything."
         ),
         "",
