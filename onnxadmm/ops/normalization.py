@@ -11,6 +11,13 @@ from onnxadmm.ops._attributes import integer, number
 from onnxadmm.ops._base import BuildScope, LabelScope, Operator, describe, register
 
 
+def _normalise(x: Any, mean: Any, variance: Any, *, scale: Any, bias: Any, eps: float) -> Any:
+    """Normalise x [N, C, ...] by statistics [C] that a gradient reaches, which torch's kernel takes none for."""
+    shape = (-1,) + (1,) * (x.dim() - 2)
+    factor = scale * (variance + eps).rsqrt()
+    return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
+
+
 @register
 class BatchNormalization(Operator):
     """(x - mean) / sqrt(var + epsilon) · scale + bias, by channel (axis 1), statistics fixed."""
@@ -47,6 +54,10 @@ class BatchNormalization(Operator):
                 f"{describe(node)}: the training form of BatchNormalization; export the model in inference mode"
             )
         x, scale, bias, mean, variance = (scope.tensor(v) for v in node.inputs[:5])
+        if any(scope.constant(v) is None for v in node.inputs[3:5]):
+            # Standardised weights (arXiv 1903.10520) are exported so: the gradient goes through what is computed.
+            eps = number(node, "epsilon", 1e-5)
+            return scope.call(_normalise, x, mean, variance, scale=scale, bias=bias, eps=eps)
         return scope.call(
             F.batch_norm,
             x,

@@ -51,6 +51,50 @@ def test_gradients_reach_every_weight_in_its_original_layout(op, opset):
             assert parameter.grad.any()
 
 
+def test_statistics_that_the_graph_computes_pass_a_gradient():
+    """A convolution whose filters are standardised, as dynamo's exporter writes it (arXiv 1903.10520)."""
+    rng = np.random.default_rng(0)
+    held = {
+        "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "rows": np.array([1, 4, 27]),
+        "back": np.array([4, 3, 3, 3]),
+        "over": np.array([0, 2]),
+        "gain": rng.standard_normal(4).astype(np.float32),
+        "zero": np.zeros(4, np.float32),
+    }
+    graph = onnx.parser.parse_graph(
+        """g (float[n, 3, 8, 8] x) => (float[n, 4, 6, 6] y) {
+            r = Reshape(w, rows)
+            m = ReduceMean<keepdims = 1>(r, over)
+            d = Sub(r, m)
+            s = Mul(d, d)
+            v = ReduceMean<keepdims = 0>(s, over)
+            c = ReduceMean<keepdims = 0>(r, over)
+            z = BatchNormalization<epsilon = 1e-6>(r, gain, zero, c, v)
+            k = Reshape(z, back)
+            y = Conv(x, k)
+        }"""
+    )
+    graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in held.items())
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8))
+    imported = import_model(model, probe(model))
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    assert compare_with_runtime(model, imported, {"x": x}).error < 1e-5
+
+    def loss(weight):
+        with torch.no_grad():
+            imported.binding["w"].copy_(weight)
+        return imported.module(torch.from_numpy(x))[0].square().mean()
+
+    start = torch.from_numpy(held["w"])
+    loss(start).backward()
+    gradient = imported.binding["w"].grad
+    step = 1e-2 * torch.from_numpy(rng.standard_normal(held["w"].shape).astype(np.float32))
+    found = (loss(start + step) - loss(start - step)).item() / 2
+    assert found == pytest.approx((gradient * step).sum().item(), rel=2e-2)
+
+
 def test_rounding_has_the_gradient_of_the_identity():
     from onnxadmm.ops.quantization import dequantize, quantize
 
