@@ -189,7 +189,7 @@ def _load(path: Path, stem: str) -> dict[str, Tensor]:
             return {name: file.get_tensor(name).clone() for name in file.offset_keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as e:
         raise CheckpointError(
-            f"checkpoint {stem}: its tensors can't be read ({one_line(e, 100)}); start without --resume"
+            f"checkpoint {stem}: its tensors can't be read ({one_line(e, 100)}); --restart starts anew"
         ) from None
 
 
@@ -210,7 +210,7 @@ def fitting(checkpoint: Checkpoint) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise CheckpointError(
             f"checkpoint of step {checkpoint.step}: what it holds is not the state of this run "
-            f"({type(e).__name__}: {one_line(e, 100)}); start without --resume"
+            f"({type(e).__name__}: {one_line(e, 100)}); --restart starts anew"
         ) from None
 
 
