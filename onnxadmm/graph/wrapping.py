@@ -18,6 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph.holding import fresh
+from onnxadmm.graph.tensors import walk
 
 _KEY = "onnxadmm.wrapping"
 _MOST_ELEMENTS = 1024
@@ -114,7 +115,7 @@ def rewrap_outputs(proto: ModelProto, wrapping: Wrapping | None) -> None:
         return
     graph = proto.graph
     there = {v.name: ValueInfoProto.FromString(v.SerializeToString()) for v in graph.output}
-    taken = {name for node in _all_nodes(graph.node) for name in node.output}
+    taken = {o for m in walk(graph) if isinstance(m, NodeProto) for o in m.output}
     taken |= {t.name for t in graph.initializer} | {v.name for v in graph.input}
     names: dict[str, str] = {}
     for content in wrapping.tensors:
@@ -308,20 +309,8 @@ def _small(tensor: TensorProto, output: str) -> TensorProto:
 
 def _read_by(node: NodeProto) -> Iterator[str]:
     """Yield the names of what a node and its subgraphs read."""
-    yield from node.input
-    for attribute in node.attribute:
-        inside = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-        for graph in inside:
-            yield from (v.name for v in graph.output)
-            for inner in graph.node:
-                yield from _read_by(inner)
-
-
-def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield nodes and those of their subgraphs."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            inside = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for graph in inside:
-                yield from _all_nodes(graph.node)
+    for message in walk(node):
+        if isinstance(message, NodeProto):
+            yield from message.input
+        elif isinstance(message, GraphProto):
+            yield from (v.name for v in message.output)
