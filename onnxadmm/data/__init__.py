@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnxadmm.data.dataset import Dataset, fingerprint
+from onnxadmm.data.images import image_inputs
 from onnxadmm.data.loading import load_split
 from onnxadmm.data.preparing import InputInfo
 
-__all__ = ["Dataset", "InputInfo", "fingerprint", "load_split"]
+__all__ = ["Dataset", "InputInfo", "fingerprint", "image_inputs", "load_split"]

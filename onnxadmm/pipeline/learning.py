@@ -24,7 +24,7 @@ from onnxadmm.admm import (
     kept_channels,
 )
 from onnxadmm.channels import Pool
-from onnxadmm.data import Dataset
+from onnxadmm.data import Dataset, image_inputs
 from onnxadmm.errors import DataError, SpecError, one_line
 from onnxadmm.graph import Probe, constant_of, output_layout
 from onnxadmm.graph.constants import compute_constant
@@ -43,6 +43,7 @@ from onnxadmm.progress import StopRequest
 from onnxadmm.quantize import OnLevels
 from onnxadmm.spec import Quantize
 from onnxadmm.training import (
+    Augmentation,
     CheckpointStore,
     EpochRecord,
     Goal,
@@ -299,6 +300,10 @@ class Learner:
         pruning = sets and (spec.schedule.epochs or spec.schedule.retrain)
         if spec.data is None or not (pruning or spec.level_epochs):
             return
+        augmentation = None
+        if spec.data.augment is not None:
+            images = image_inputs(spec.data.augment, samples.train)
+            augmentation = Augmentation(spec.data.augment, images, len(samples.train), spec.seed)
         self._settings = Settings(
             train=samples.train,
             evaluate=samples.evaluate,
@@ -309,6 +314,7 @@ class Learner:
             seed=spec.seed,
             progress=self._journal.listener,
             stop=self._stop,
+            augmentation=augmentation,
         )
         self._require_room(seen, self._settings, sets, levels if spec.level_epochs else ())
         with self._journal.stage("import"), within_memory():
@@ -317,7 +323,7 @@ class Learner:
                 self._journal.warn(text)
             goal = self._settings.goal
             self._teacher = Teacher.of(self._imported.on_samples, goal, self._settings.output)
-            if self._teacher is not None and goal.needs_teacher:
+            if self._teacher is not None and goal.needs_teacher and augmentation is None:
                 self._teacher.prepare(samples.train, self._imported.inputs)
             self._settings = replace(self._settings, goal=self._in_units(samples.train, goal))
             rows = next(len(a) for a in self._inputs.first().values() if a.ndim)
@@ -350,6 +356,7 @@ class Learner:
             levelled=[c.tensors for c in levels],
             trained=trainable_weights(model),
             teacher_output=model.graph.outputs[settings.output].name if taught else None,
+            kept_answers=settings.augmentation is None,
         )
         memory, where = free_memory()
         disk = None if self._folder is None else free_disk(self._folder)

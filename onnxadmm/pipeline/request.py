@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxadmm.compact.unpacking import holds_packed, unpack_tensors
-from onnxadmm.data import Dataset, InputInfo, load_split
+from onnxadmm.data import Dataset, InputInfo, image_inputs, load_split
 from onnxadmm.errors import SpecError, UnsupportedError, one_line
 from onnxadmm.graph import (
     OTHER_FLOATS,
@@ -196,6 +196,7 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
 
     Raises:
         DataError: A file or array doesn't fit the model; names file, array and the first bad sample.
+        SpecError: `data.augment` has no image to move.
     """
     data, objective = request.spec.data, request.spec.objective
     if data is None:
@@ -217,4 +218,7 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
             places=places,
         )
 
-    return Samples(load(data.train), load(data.evaluate) if data.evaluate is not None else None)
+    train = load(data.train)
+    if data.augment is not None:
+        image_inputs(data.augment, train)
+    return Samples(train, load(data.evaluate) if data.evaluate is not None else None)

@@ -9,6 +9,7 @@ from onnxadmm.spec.compression import (
     WeightQuantization,
 )
 from onnxadmm.spec.model import (
+    Augment,
     Benchmark,
     Data,
     Drop,
@@ -36,6 +37,7 @@ from onnxadmm.spec.training import (
 
 __all__ = [
     "ActivationQuantization",
+    "Augment",
     "Benchmark",
     "Data",
     "Distillation",

@@ -63,12 +63,47 @@ class Preprocess(Section):
         return self
 
 
+class Augment(Section):
+    """How images are moved before each training step, at random, each epoch anew; what lies outside repeats the edge.
+
+    Evaluation, calibration and the proof see them as they are. A teacher answers to the moved images.
+    """
+
+    flip: Literal["horizontal", "vertical", "both"] | None = Field(
+        None, description="Mirror half the images; both: along each axis for itself."
+    )
+    shift: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Move by up to this share of width and height, in whole pixels."
+    )
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(
+        0.0, description="Turn by up to so many degrees either way."
+    )
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Enlarge or shrink by up to this share."
+    )
+    inputs: Annotated[tuple[Text, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Only these inputs, all moved alike; by default every float input that is an image: "
+        "[N, C, H, W] or [N, H, W, C] with 1 to 4 channels.",
+    )
+    layout: Literal["auto", "NCHW", "NHWC"] = Field(
+        "auto", description="Where the channels are; auto: where 1 to 4 of them are, NCHW first."
+    )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.flip is None and not (self.shift or self.rotate or self.zoom):
+            raise ValueError("moves nothing; give flip, shift, rotate or zoom, or drop augment")
+        return self
+
+
 class Data(Section):
     """Samples to train, calibrate and evaluate on."""
 
     train: Split
     evaluate: Split | None = Field(None, description="Held out; metrics are measured here.")
     preprocess: tuple[Preprocess, ...] = ()
+    augment: Augment | None = None
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
 
 

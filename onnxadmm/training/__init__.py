@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxadmm.training.augmenting import Augmentation
 from onnxadmm.training.changes import Change, paired_change
 from onnxadmm.training.checkpoints import Checkpoint, CheckpointStore, Manifest
 from onnxadmm.training.engine import Trainer
@@ -13,6 +14,7 @@ from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
 
 __all__ = [
+    "Augmentation",
     "Change",
     "Checkpoint",
     "CheckpointStore",

@@ -69,6 +69,7 @@ def estimate(
     levelled: Sequence[Sequence[str]] = (),
     trained: Iterable[str] = (),
     teacher_output: str | None = None,
+    kept_answers: bool = True,
 ) -> Demand:
     """Estimate from shapes, without allocating anything.
 
@@ -85,6 +86,7 @@ def estimate(
         levelled: Those of each constraint towards levels, where ADMM trains them afterwards.
         trained: Weights that are no initializers.
         teacher_output: The output that a teacher answers with, where there is one.
+        kept_answers: Whether its answers to the samples are kept where they are few.
     """
     names = {*model.graph.initializers, *trained}
     sizes = {n: _bytes(seen, n) for n in names if seen.dtypes.get(n, "").startswith("float")}
@@ -100,7 +102,7 @@ def estimate(
     kept, largest = _activations(model, seen)
     step = (kept + 2 * largest) * batch_size / rows
     answers = 0
-    if teacher_output is not None:
+    if teacher_output is not None and kept_answers:
         answers = _bytes(seen, teacher_output) * samples // rows
         answers = answers if answers <= CACHE_BYTES else 0
     # The last two and the one that is being written; each holds the state that a retreat goes back to as well.

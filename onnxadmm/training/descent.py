@@ -13,6 +13,7 @@ from onnxadmm.admm import Residuals, Solver
 from onnxadmm.errors import DivergedError, UnsupportedError, one_line
 from onnxadmm.modules import Imported
 from onnxadmm.training import divergence
+from onnxadmm.training.augmenting import Augmentation
 from onnxadmm.training.averaging import Average
 from onnxadmm.training.checkpoints import (
     Checkpoint,
@@ -67,6 +68,7 @@ class Descent:
         self._imported, self._accelerator = imported, accelerator
         self._settings, self._at, self._holding = settings, position, holding
         self._teacher = teacher
+        self._augmentation = settings.augmentation
         schedule = settings.schedule
         made = make_optimizer(schedule.optimizer, list(imported.binding.values()))
         self.optimizer: torch.optim.Optimizer = accelerator.prepare_optimizer(made)
@@ -77,6 +79,11 @@ class Descent:
             holding.apply_masks()
             self.average = Average(imported.binding, schedule.ema)
 
+    def begin_epoch(self, number: int) -> None:
+        """Begin, or go on with, an epoch by its number in the run: its samples are augmented in its own way."""
+        if self._augmentation is not None:
+            self._augmentation.begin(number)
+
     def step(self, module: torch.nn.Module, index: np.ndarray[Any, Any]) -> float:
         """Do one optimizer step on these samples and return the loss.
 
@@ -86,7 +93,7 @@ class Descent:
         imported, settings = self._imported, self._settings
         number = self._at.step + 1
         with self._holding.on_levels():
-            loss = self._loss(module, index)
+            loss = self._loss(module, index, augmentation=self._augmentation)
             value = self._over_processes(loss.detach(), len(index))
             divergence.check_loss(value, imported.outputs[settings.output], number)
             self.optimizer.zero_grad(set_to_none=True)
@@ -161,15 +168,23 @@ class Descent:
             module.train()
 
     def _loss(
-        self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, dealt: bool = False
+        self,
+        module: torch.nn.Module,
+        index: np.ndarray[Any, Any],
+        *,
+        dealt: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> Tensor:
         """Return the loss on these samples, or with the outputs of half the batch before and after dealt to each."""
         settings, device = self._settings, self._accelerator.device
         inputs, labels = settings.train.batch(index)
-        tensors = [torch.from_numpy(inputs[n]).to(device) for n in self._imported.inputs]
+        names = self._imported.inputs
+        tensors = [torch.from_numpy(inputs[n]).to(device) for n in names]
+        if augmentation is not None:
+            tensors = augmentation(names, tensors, index)
         taught = None
         if self._teacher is not None and settings.goal.needs_teacher:
-            taught = self._teacher.output(index, tensors)
+            taught = self._teacher.output(index, tensors, as_stored=augmentation is None)
         output = settings.goal.rows(module(*tensors)[settings.output])
         if not output.is_floating_point() or (module.training and not output.requires_grad):
             name = self._imported.outputs[settings.output]

@@ -229,6 +229,7 @@ class Trainer:
         number = self.first_epoch + len(self.history)
         order = np.random.default_rng([self.seed, number]).permutation(len(self.train_data))
         steps = phase.steps_of(at.epoch)
+        descent.begin_epoch(number)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.module.train()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from onnxadmm.data import Dataset
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
 from onnxadmm.spec import Schedule
+from onnxadmm.training.augmenting import Augmentation
 from onnxadmm.training.objectives import Goal
 
 
@@ -24,6 +25,7 @@ class Settings:
         seed: Seeds the order of the samples.
         progress: Listens.
         stop: Asked after every step; the state is saved before the run stops.
+        augmentation: What moves the images of a training step.
     """
 
     train: Dataset
@@ -35,6 +37,7 @@ class Settings:
     seed: int
     progress: Progress = field(default_factory=Silent)
     stop: StopRequest = field(default_factory=NeverStop)
+    augmentation: Augmentation | None = None
 
     @property
     def batch(self) -> int:

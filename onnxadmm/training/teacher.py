@@ -68,9 +68,17 @@ class Teacher:
         """Return the answers to the first samples of a set: what outputs are like."""
         return self._ask(data, names, slice(0, GLANCED))
 
-    def output(self, index: np.ndarray[Any, Any], inputs: Sequence[Tensor]) -> Tensor:
-        """Return the answers to these samples of the training set."""
-        if self.cache is not None:
+    def output(
+        self, index: np.ndarray[Any, Any], inputs: Sequence[Tensor], *, as_stored: bool = True
+    ) -> Tensor:
+        """Return the answers to these samples of the training set.
+
+        Args:
+            index: Which ones.
+            inputs: What the model takes of them.
+            as_stored: Whether these are the samples as they lie in the set, to which answers may be at hand.
+        """
+        if self.cache is not None and as_stored:
             return self.cache[torch.from_numpy(index).to(self.device)]
         with torch.no_grad():
             return self._goal.rows(self.module(*inputs)[self.index])

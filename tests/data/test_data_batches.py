@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxadmm.data import Dataset, InputInfo, fingerprint
-from onnxadmm.data.preparing import prepare
-from onnxadmm.spec import Normalize, Preprocess
+from onnxadmm.data import Dataset, InputInfo, fingerprint, image_inputs
+from onnxadmm.data.preparing import Preparation, prepare
+from onnxadmm.errors import SpecError
+from onnxadmm.spec import Augment, Normalize, Preprocess
 
 scales = st.floats(1e-3, 1e3).map(lambda v: Preprocess(scale=v))
 
@@ -130,3 +131,41 @@ def test_the_fingerprint_sees_every_difference():
         Dataset({"x": x[:3]}, y[:3], {}),
     ]
     assert len({fingerprint(v) for v in variants}) == len(variants)
+
+
+@pytest.mark.parametrize(
+    ("samples", "given", "expected"),
+    [
+        ((3, 8, 9), {}, (2, 3)),
+        ((8, 9, 3), {}, (1, 2)),
+        ((3, 8, 4), {}, (2, 3)),
+        ((12, 8, 9), {"layout": "NCHW", "inputs": ("x",)}, (2, 3)),
+        ((8, 9, 12), {"layout": "NHWC", "inputs": ("x",)}, (1, 2)),
+    ],
+)
+def test_images_are_known_by_their_channels(samples, given, expected):
+    data = Dataset({"x": np.zeros((5, *samples), np.float32)}, np.zeros(5, np.int64), {})
+    assert image_inputs(Augment(shift=0.1, **given), data) == {"x": expected}
+
+
+def test_what_the_model_takes_says_what_is_an_image_and_not_what_is_stored():
+    taken = Preparation(np.dtype(np.float32), (1, 8, 8), np.dtype(np.float32))
+    data = Dataset({"x": np.zeros((5, 64), np.uint8)}, None, {}, {"x": taken})
+    assert image_inputs(Augment(flip="both"), data) == {"x": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "labels", "given", "word"),
+    [
+        ({"x": (5, 20)}, (5,), {}, "no input of the model is an image"),
+        ({"x": (5, 12, 8, 9)}, (5,), {}, "no input of the model is an image"),
+        ({"x": (5, 12, 8, 9)}, (5,), {"inputs": ("x",)}, "augment.layout"),
+        ({"x": (5, 3, 8, 8)}, (5,), {"inputs": ("y",)}, "no input of the model; it has x"),
+        ({"x": (5, 3, 8, 8), "t": (5, 4)}, (5,), {"inputs": ("x", "t")}, "'t' takes samples"),
+        ({"x": (5, 3, 8, 8)}, (5, 8, 8), {}, "would not move with their image"),
+    ],
+)
+def test_what_is_no_image_is_not_augmented(shapes, labels, given, word):
+    inputs = {n: np.zeros(s, np.float32) for n, s in shapes.items()}
+    with pytest.raises(SpecError, match=word):
+        image_inputs(Augment(shift=0.1, **given), Dataset(inputs, np.zeros(labels), {}))

@@ -201,7 +201,8 @@ def test_unstructured_zeros_survive_retraining_and_quantization(workplace):
     assert any("zero" in w for w in report.warnings)
 
 
-def test_distilling_needs_no_labels(workplace):
+@pytest.mark.parametrize("augment", [{}, {"augment": {"shift": 0.2, "flip": "horizontal"}}])
+def test_distilling_needs_no_labels(workplace, augment):
     made = onnxadmm.compress(
         workplace / "model.onnx",
         {
@@ -209,6 +210,7 @@ def test_distilling_needs_no_labels(workplace):
             "data": {
                 "train": {"inputs": {"x": str(workplace / "train.npz")}},
                 "evaluate": {"inputs": {"x": str(workplace / "test.npz")}},
+                **augment,
             },
             "objective": {"loss": "distill"},
             "prune": [{"structure": "channel", "amount": 0.25}],
@@ -275,6 +277,7 @@ def test_cuda_that_is_not_there_is_one_clear_line(workplace):
         (["data.train.inputs.x=missing.npz"], DataError, "missing.npz"),
         (["data.train.inputs={z: train.npz}"], SpecError, "'z'"),
         (["objective.output=nosuch"], SpecError, "nosuch"),
+        (["data.augment={shift: 0.1, inputs: [z]}"], SpecError, "data.augment.inputs: 'z'"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_training(workplace, tmp_path, changes, error, words):

@@ -75,6 +75,7 @@ def settings(stop=None, objective=None, **kwargs):
         seed=kwargs.pop("seed", 0),
         stop=stop or NeverStop(),
         progress=kwargs.pop("progress", None) or Silent(),
+        augmentation=kwargs.pop("augmentation", None),
     )
 
 
