@@ -40,7 +40,7 @@ class Preparation:
     `stored * factor + shift` would lose.
 
     `sample` is the shape of one sample as the model takes it, `dtype` what the model takes,
-    `working` what is computed in. `factor` and `offset` are scalars or [C, 1, ...]; None means that
+    `working` what is computed in. `factor` and `offset` are scalars, [C, 1, ...] or [C]; None means that
     nothing is done.
     """
 
@@ -106,7 +106,7 @@ def prepare(
         steps: Those that apply, in order.
         info: The input.
         stored: The dtype in the file. What float32 can't hold exactly is computed in float64.
-        sample: The shape of a sample as the model takes it, [C, ...].
+        sample: The shape of a sample as the model takes it, [C, ...] or [..., C].
 
     Raises:
         SpecError: A `normalize` has another length than the channels, or the steps overflow.
@@ -118,16 +118,14 @@ def prepare(
         return Preparation(info.dtype, sample, working)
     factor: NDArray[np.float64] = np.ones(())
     offset: NDArray[np.float64] = np.zeros(())
-    column = (-1,) + (1,) * (len(sample) - 1)
     with np.errstate(all="ignore"):  # what overflows is refused below
         for step in steps:
             if step.scale is not None:
                 factor = factor * step.scale
             if step.normalize is not None:
-                _check_channels(len(step.normalize.mean), info, sample)
-                single = len(step.normalize.mean) == 1
-                mean = np.array(step.normalize.mean).reshape(() if single else column)
-                std = np.array(step.normalize.std).reshape(() if single else column)
+                shape = _channels(len(step.normalize.mean), info, sample)
+                mean = np.array(step.normalize.mean).reshape(shape)
+                std = np.array(step.normalize.std).reshape(shape)
                 offset = offset + mean / factor
                 factor = factor / std
         factor, offset = factor.astype(working), offset.astype(working)
@@ -139,10 +137,19 @@ def prepare(
     return Preparation(info.dtype, sample, working, factor, offset if offset.any() else None)
 
 
-def _check_channels(length: int, info: InputInfo, sample: tuple[int, ...]) -> None:
-    channels = sample[0] if sample else 1
-    if length not in (1, channels):
-        raise SpecError(
-            f"data.preprocess: normalize has {length} values, but input "
-            f"{one_line(repr(info.name), 60)} has {channels} channels (axis 1); give one or {channels}"
-        )
+def _channels(length: int, info: InputInfo, sample: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape in which so many values meet a sample: one for all, or along its channels."""
+    if length == 1:
+        return ()
+    first, last = (sample[0], sample[-1]) if sample else (1, 1)
+    if length == first:
+        return (-1,) + (1,) * (len(sample) - 1)
+    if length == last:
+        return (-1,)
+    either = f"{first} channels (axis 1)"
+    if len(sample) > 1:
+        either += f", or {last} where they are last (axis {len(sample)})"
+    raise SpecError(
+        f"data.preprocess: normalize has {length} values, but input "
+        f"{one_line(repr(info.name), 60)} has {either}; give one, or one a channel"
+    )

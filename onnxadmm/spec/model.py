@@ -29,7 +29,10 @@ class Split(Section):
 
 
 class Normalize(Section):
-    """Subtract the mean and divide by the standard deviation, by channel (axis 1 of the input)."""
+    """Subtract the mean and divide by the standard deviation, one for all or one a channel.
+
+    Channels are axis 1 of the input, or the last one where only that has so many.
+    """
 
     mean: tuple[Annotated[float, Field(ge=-1e30, le=1e30)], ...] = Field(
         min_length=1, max_length=4096

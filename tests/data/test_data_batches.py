@@ -32,9 +32,11 @@ def normalizes(channels):
     steps=st.lists(st.one_of(scales, normalizes(1), normalizes(3)), min_size=1, max_size=4),
     dtype=st.sampled_from(["?", "u1", "i2", "i4", "f2", "f4", "f8"]),
     target=st.sampled_from(["f4", "f8"]),
+    sample=st.sampled_from([(3, 2, 2), (2, 2, 3), (3, 2, 3)]),
 )
-def test_fused_steps_equal_single_steps(steps, dtype, target):
-    stored = np.random.default_rng(1).integers(0, 200, (4, 3, 2, 2)).astype(dtype)
+def test_fused_steps_equal_single_steps(steps, dtype, target, sample):
+    stored = np.random.default_rng(1).integers(0, 200, (4, *sample)).astype(dtype)
+    column = (-1, 1, 1) if sample[0] == 3 else (-1,)
     expected, size = stored.astype(np.float64), np.float64(200)
     for step in steps:
         if step.scale is not None:
@@ -42,12 +44,12 @@ def test_fused_steps_equal_single_steps(steps, dtype, target):
             size = size * step.scale
         else:
             mean, std = (
-                np.array(v).reshape(-1, 1, 1) for v in (step.normalize.mean, step.normalize.std)
+                np.array(v).reshape(column) for v in (step.normalize.mean, step.normalize.std)
             )
             expected = (expected - mean) / std
             size = (size + np.abs(mean).max()) / std.min()
     prepared = prepare(
-        steps, InputInfo("x", np.dtype(target), ("N", 3, 2, 2)), stored.dtype, (3, 2, 2)
+        steps, InputInfo("x", np.dtype(target), ("N", *sample)), stored.dtype, sample
     )
     got = prepared(stored)
     assert got.dtype == target
