@@ -27,6 +27,7 @@ prune:
 #   train:    {{inputs: {{{inputs}}}, labels: train-labels.npy}}
 #   evaluate: {{inputs: {{{held_out}}}, labels: test-labels.npy}}
 #   preprocess: [{{scale: 0.00392156862745098}}]   # uint8 to 0..1
+#   augment: {{flip: horizontal, shift: 0.1}}   # of images, at random before each training step
 #   batch_size: 64
 # objective: {{loss: cross_entropy, metric: accuracy}}   # or `objective: distill`, which needs no labels
 # schedule: {{epochs: 10, retrain: 5}}
