@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +95,7 @@ class Descent:
         imported, settings = self._imported, self._settings
         number = self._at.step + 1
         with self._holding.on_levels():
-            loss = self._loss(module, index, augmentation=self._augmentation)
+            loss = self._settings.goal.loss(*self._answers(module, index, self._augmentation))
             value = self._over_processes(loss.detach(), len(index))
             divergence.check_loss(value, imported.outputs[settings.output], number)
             self.optimizer.zero_grad(set_to_none=True)
@@ -139,7 +141,8 @@ class Descent:
         """
         imported, number = self._imported, self._at.step
         divergence.check_weights(imported.binding, number)
-        loss = self._measured(module, index)
+        with self._looking(module):
+            loss = self._settings.goal.loss(*self._answers(module, index))
         value = float(loss) if alone else self._over_processes(loss, len(index))
         divergence.check_loss(value, imported.outputs[self._settings.output], number)
         return value
@@ -151,31 +154,31 @@ class Descent:
         """
         if not self._settings.goal.in_known_units:
             return None
-        found = [self._measured(module, index, dealt=dealt) for dealt in (False, True)]
+        with self._looking(module):
+            output, labels, taught = self._answers(module, index)
+            # To half the batch before and after.
+            dealt = output.roll(len(output) // 2, 0)
+            found = [self._settings.goal.loss(o, labels, taught) for o in (output, dealt)]
         values = [self._over_processes(loss, len(index)) for loss in found]
         return max([1.0, *(v for v in values if math.isfinite(v))])
 
-    @torch.no_grad()
-    def _measured(
-        self, module: torch.nn.Module, index: np.ndarray[Any, Any], *, dealt: bool = False
-    ) -> Tensor:
-        """Return the loss on these samples as nothing learns."""
+    @contextlib.contextmanager
+    def _looking(self, module: torch.nn.Module) -> Iterator[None]:
+        """Within it nothing learns, and weights that lie on levels are there."""
         module.eval()
         try:
-            with self._holding.on_levels():
-                return self._loss(module, index, dealt=dealt)
+            with torch.no_grad(), self._holding.on_levels():
+                yield
         finally:
             module.train()
 
-    def _loss(
+    def _answers(
         self,
         module: torch.nn.Module,
         index: np.ndarray[Any, Any],
-        *,
-        dealt: bool = False,
         augmentation: Augmentation | None = None,
-    ) -> Tensor:
-        """Return the loss on these samples, or with the outputs of half the batch before and after dealt to each."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the output that the loss reads on these samples, their labels, and the teacher's answers."""
         settings, device = self._settings, self._accelerator.device
         inputs, labels = settings.train.batch(index)
         names = self._imported.inputs
@@ -192,9 +195,7 @@ class Descent:
                 f"output {one_line(name, 60)!r} can't be learnt from: no gradient leads from it to a weight; let "
                 "objective.output name another"
             )
-        if dealt:
-            output = output.roll(len(output) // 2, 0)
-        return settings.goal.loss(output, as_tensor(labels, device), taught)
+        return output, as_tensor(labels, device), taught
 
     def update(self) -> tuple[Residuals, dict[str, Residuals]]:
         """Update Z and U; return the residuals over all constraints, and by constraint.
