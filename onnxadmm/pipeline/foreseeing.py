@@ -18,7 +18,7 @@ from onnxadmm.channels import ChannelClass, is_bounded, matches, patterns
 from onnxadmm.channels.selection import ALIGNED_FROM, ALIGNMENT, names_of
 from onnxadmm.compact import Account
 from onnxadmm.errors import one_line
-from onnxadmm.graph import wrapping_of
+from onnxadmm.graph import real_inputs, wrapping_of
 from onnxadmm.report import formatting as fmt
 from onnxadmm.spec import Prune, Spec
 
@@ -170,7 +170,9 @@ def inherent(model: ir.Model, account: Account) -> list[Foreseen]:
 
 
 def peculiarities(model: ir.Model, weights: Collection[str]) -> list[str]:
-    """Return what is odd about the model: inputs that are weights, weights that are integers, outputs that others stand for.
+    """Return what is odd about the model.
+
+    Inputs that are weights, weights that are integers, samples that depend on their batch, outputs that others stand for.
 
     Args:
         model: The graph.
@@ -190,12 +192,31 @@ def peculiarities(model: ir.Model, weights: Collection[str]) -> list[str]:
             f"{fmt.share(integers, integers + floats)} of the numbers in the model's matrices are integers already: "
             "channels of those can't be cut yet; start from the float model"
         )
+    if batches := _by_the_batch(model):
+        found.append(
+            f"{len(batches)} BatchNormalizations ({one_line(', '.join(batches[:SHOWN]), 60)}) are in their training form: "
+            "what a sample's output is depends on the others of its batch; export the model in inference mode"
+        )
     wrapping = wrapping_of(model)
     for name, sources in () if wrapping is None else wrapping.sources.items():
         found.append(
             f"output {one_line(name, 40)} is a sequence or map: {one_line(', '.join(sources), 80)}, of which it is made, "
             "is trained, proven and timed in its place; the file that is written has it again"
         )
+    return found
+
+
+def _by_the_batch(model: ir.Model) -> list[str]:
+    """Return the BatchNormalizations that normalise what comes from an input by its own statistics."""
+    fed = set(real_inputs(model))
+    found = []
+    for node in model.graph:
+        if fed.isdisjoint(node.inputs):
+            continue
+        fed.update(node.outputs)
+        trains = node.attributes.get("training_mode")
+        if node.op_type == "BatchNormalization" and trains is not None and trains.as_int():
+            found.append(node.name or "without a name")
     return found
 
 

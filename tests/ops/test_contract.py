@@ -98,6 +98,7 @@ CASES = {
     "GlobalMaxPool": [(X, [], {}, 1)],
     "BatchNormalization": [
         (X, [f(4), f(4), f(4), f(4, positive=True)], {"epsilon": 1e-3}, 1),
+        (X, [f(4), f(4), f(4), f(4, positive=True)], {"training_mode": 1, "momentum": 0.7}, 3),
     ],
     "Reshape": [(X, [i(0, -1)], {}, 1), (X, [i(2, 4, 36)], {}, 1)],
     "Flatten": [(X, [], {"axis": 1}, 1), (X, [], {"axis": 2}, 1)],

@@ -51,8 +51,21 @@ def test_gradients_reach_every_weight_in_its_original_layout(op, opset):
             assert parameter.grad.any()
 
 
-def test_statistics_that_the_graph_computes_pass_a_gradient():
-    """A convolution whose filters are standardised, as dynamo's exporter writes it (arXiv 1903.10520)."""
+COMPUTED = """
+            m = ReduceMean<keepdims = 1>(r, over)
+            d = Sub(r, m)
+            s = Mul(d, d)
+            v = ReduceMean<keepdims = 0>(s, over)
+            c = ReduceMean<keepdims = 0>(r, over)
+            z = BatchNormalization<epsilon = 1e-6>(r, gain, zero, c, v)"""
+ITS_OWN = (
+    "z, c, v = BatchNormalization<epsilon = 1e-6, training_mode = 1>(r, gain, zero, zero, gain)"
+)
+
+
+@pytest.mark.parametrize("standardised", [COMPUTED, ITS_OWN])
+def test_statistics_that_the_graph_computes_pass_a_gradient(standardised):
+    """A convolution whose filters are standardised, as dynamo's exporter and the older one write it (arXiv 1903.10520)."""
     rng = np.random.default_rng(0)
     held = {
         "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
@@ -65,15 +78,10 @@ def test_statistics_that_the_graph_computes_pass_a_gradient():
     graph = onnx.parser.parse_graph(
         """g (float[n, 3, 8, 8] x) => (float[n, 4, 6, 6] y) {
             r = Reshape(w, rows)
-            m = ReduceMean<keepdims = 1>(r, over)
-            d = Sub(r, m)
-            s = Mul(d, d)
-            v = ReduceMean<keepdims = 0>(s, over)
-            c = ReduceMean<keepdims = 0>(r, over)
-            z = BatchNormalization<epsilon = 1e-6>(r, gain, zero, c, v)
+            STANDARDISED
             k = Reshape(z, back)
             y = Conv(x, k)
-        }"""
+        }""".replace("STANDARDISED", standardised)
     )
     graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in held.items())
     opset = [onnx.helper.make_opsetid("", 18)]

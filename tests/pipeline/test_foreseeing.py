@@ -17,7 +17,7 @@ from onnxadmm import bench
 from onnxadmm.channels.selection import is_bounded
 from onnxadmm.errors import SpecError
 from onnxadmm.pipeline.analysis import analyse, channel_targets
-from onnxadmm.pipeline.foreseeing import Foreseen, foresee, with_measured
+from onnxadmm.pipeline.foreseeing import Foreseen, foresee, peculiarities, with_measured
 from onnxadmm.spec import parse_spec
 
 
@@ -237,3 +237,18 @@ def test_weights_that_are_integers_already_are_told(kind):
     told = [w for w in onnxadmm.inspect(proto).warnings if "are integers already" in w]
     assert bool(told) == (kind == "INT8")
     assert all("67" in w for w in told)
+
+
+@pytest.mark.parametrize(("feeds", "said"), [("x", 1), ("w", 0)])
+def test_samples_that_depend_on_their_batch_are_told(feeds, said):
+    graph = onnx.parser.parse_graph(
+        f"""g (float[n, 3, 4] x) => (float[n, 3, 4] z) <float[1, 3, 4] w, float[3] one> {{
+            y, m, v = BatchNormalization<training_mode = 1>({feeds}, one, one, one, one)
+            z = Add(x, y)
+        }}"""
+    )
+    held = {"w": np.ones((1, 3, 4), np.float32), "one": np.ones(3, np.float32)}
+    graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in held.items())
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8))
+    assert sum("training form" in t for t in peculiarities(model, ["w"])) == said
