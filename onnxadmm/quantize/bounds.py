@@ -24,18 +24,21 @@ from onnxadmm.quantize.ladders import Ladder, Levels, ladder_of
 
 Array = np.ndarray[Any, Any]
 
-REACH = 1.25
+REACH = 1.1
 """The lattice's end, in units of the last level. What lies beyond is counted apart: it takes the last level."""
 ROUNDING = 2.0**-21
 """Of a weight in float32 in units of its scale, relatively."""
 SUMMING = 1e-4
 """Of sums in float32, relatively."""
-LEAST_APART, LEAST_NODE = 1e-3, 1 / 32
+LEAST_APART, LEAST_NODE = 5e-4, 1 / 32
 """Columns and nodes aren't closer than this, relatively and in levels: the matrix stays below 20 MB."""
 AT_ONCE = 1 << 16
 """Nodes that are filled together."""
-COARSE_COLUMNS, COARSE_NODES = 1.5, 0.6
+COARSE_COLUMNS, COARSE_NODES = 0.8, 0.5
 """How coarse columns and nodes are: finer ones cost more here and leave less to do afterwards."""
+NEAR, UNSURE = 3.0, 0.1
+"""So far above the least error columns are closest, in units of what chance makes of it, and at least: where the least
+is is known roughly."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Lattice:
         node: From one node to the next.
         nodes: Their number, less one.
         columns: The inverse scales, ascending, [J].
-        left: What `shares` is multiplied with, [nodes + 3, J + 1] float32.
+        left: What `shares` is multiplied with, [nodes + 2, J + 1] float32.
     """
 
     ladder: Ladder
@@ -64,8 +67,7 @@ class Lattice:
             rough: The rows' scales [R].
 
         Returns:
-            Weight of each node, sum of the products of distances to two nodes, and sum of the weights,
-            [R, nodes + 3] float32. And the number, sum and sum of squares of weights beyond the lattice, [R, 3].
+            Weight of each node, and the sum of the products of distances to two nodes, [R, nodes + 2] float32. And the number, sum and sum of squares of weights beyond the lattice, [R, 3].
         """
         at = rows * (1 / (rough * self.node)).astype(np.float32)[:, None]
         outer = np.zeros((len(rows), 3))
@@ -75,25 +77,23 @@ class Lattice:
             outer[:, 1] = beyond.sum(1) * self.node
             outer[:, 2] = np.square(beyond).sum(1) * self.node**2
             at[at >= self.nodes] = 0
-        total = at.sum(1)
         below = np.floor(at)
         at -= below
-        width = self.nodes + 3
+        width = self.nodes + 2
         # Few enough for a core's cache; and whole numbers up to 2^24 are exact in float32.
         step = max(1, AT_ONCE // width)
         shares = np.empty((len(rows), width), np.float32)
         for first in range(0, len(rows), step):
-            part = slice(first, first + step)
-            place = below[part]
+            place = below[first : first + step]
             place += (np.arange(len(place), dtype=np.float32) * np.float32(width))[:, None]
             index = place.astype(np.intp).ravel()
-            far = np.bincount(index, at[part].ravel(), len(place) * width)
+            far = np.bincount(index, at[first : first + step].ravel(), len(place) * width)
             share = np.bincount(index, minlength=len(place) * width) - far
             # No weight is beyond the last node, so nothing of a row reaches the next one.
             share[1:] += far[:-1]
-            shares[part] = share.reshape(-1, width)
-        shares[:, -2] = (at.sum(1) - np.vecdot(at, at)) * self.node**2
-        shares[:, -1] = total * self.node
+            shares[first : first + step] = share.reshape(-1, width)
+            shares[first : first + step, -1] = far.reshape(-1, width).sum(1)
+        shares[:, -1] -= np.vecdot(at, at)
         return shares, outer
 
     def clipped(self, outer: Array) -> Array:
@@ -143,43 +143,43 @@ def lattice_for(ladder: Ladder, weights: float, signal: float) -> Lattice:
         weights: Of a row that aren't zero.
         signal: The rows' energy over what their levels leave.
     """
-    noise = min(0.9 / math.sqrt(max(weights, 1.0)), 0.2)
-    apart = max(COARSE_COLUMNS * math.sqrt(noise / max(signal, 1.0)), LEAST_APART)
-    node = max(COARSE_NODES * math.sqrt(noise), LEAST_NODE)
     # Rounded, so that few are made.
-    return _lattice(ladder.levels, _rounded(min(apart, 0.2)), _rounded(min(node, 0.25)))
+    noise = _rounded(min(0.9 / math.sqrt(max(weights, 1.0)), 0.2))
+    apart = COARSE_COLUMNS * math.sqrt(noise / _rounded(max(signal, 1.0)))
+    node = max(COARSE_NODES * math.sqrt(noise), LEAST_NODE)
+    return _lattice(ladder.levels, min(max(apart, LEAST_APART), 0.2), min(node, 0.25), noise)
 
 
 def _rounded(value: float) -> float:
-    return float(2 ** (math.floor(2 * math.log2(value)) / 2))
+    return float(2.0 ** round(math.log2(value)))
 
 
 @lru_cache(maxsize=8)
-def _lattice(levels: Levels, apart: float, node: float) -> Lattice:
+def _lattice(levels: Levels, apart: float, node: float, noise: float) -> Lattice:
     ladder = ladder_of(levels)
     assert ladder is not None
     top = ladder.top
     if ladder.uniform:
-        columns = _columns(0.2 if top > 15 else 0.1, 1.7 if top > 15 else 3.0, apart)  # noqa: PLR2004
+        columns = _columns(0.2 if top > 15 else 0.1, 1.35 if top > 15 else 3.0, apart, noise)  # noqa: PLR2004
     else:
         node *= top / 64
         columns = np.geomspace(0.74, 8, math.ceil(math.log(8 / 0.74) / apart) + 1)
     nodes = math.ceil(REACH * top / node)
     units = np.arange(nodes + 1)[:, None] * node * np.append(columns, columns[-1])
-    left = np.empty((nodes + 3, len(columns) + 1), np.float32)
-    left[:-2] = np.square(units - ladder.nearest(units)) * (1 - SUMMING)
-    left[:-2, -1] = np.square(np.maximum(units[:, -1] - top, 0)) * (1 - SUMMING)
-    left[-2] = -np.square(units[1] / node) * (1 + SUMMING)
-    left[-1] = -ROUNDING * ladder.gap * units[1] / node
+    left = np.empty((nodes + 2, len(columns) + 1), np.float32)
+    left[:-1] = np.square(units - ladder.nearest(units)) * (1 - SUMMING)
+    left[:-1, -1] = np.square(np.maximum(units[:, -1] - top, 0)) * (1 - SUMMING)
+    left[:-1] -= ROUNDING * ladder.gap * units
+    left[-1] = -np.square(node * np.append(columns, columns[-1])) * (1 + SUMMING)
     return Lattice(ladder, node, nodes, columns, left)
 
 
-def _columns(first: float, last: float, apart: float) -> Array:
+def _columns(first: float, last: float, apart: float, noise: float) -> Array:
     """Return inverse scales that are closer where the least error is to be expected, around 1."""
     found = [first]
     while found[-1] < last:
         b = found[-1]
-        # Larger scales leave more, by their square.
-        excess = max(b**-2 - 1.3, 0.0) if b < 1 else 4 * max(b - 1.3, 0.0)
-        found.append(b * (1 + apart * math.sqrt(1 + 10 * excess)))
+        # Away from 1 more is left, by the square of either: what may lie lower is told apart less finely.
+        excess = abs(b**-2 - 1 if b < 1 else b**2 - 1) - max(NEAR * noise, UNSURE)
+        found.append(b * (1 + min(apart * math.sqrt(1 + max(excess / noise, 0.0)), 0.2)))
     return np.array(found)

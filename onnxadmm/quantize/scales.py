@@ -1,6 +1,6 @@
 """The best scales of many rows of weights at once: bounds leave few stretches of scales, which are passed over whole.
 
-Every row goes through four stages, in pieces that stay in a core's cache, on all cores.
+Every row goes through four stages, some rows at a time, on all cores.
 
 1. A rough scale by a formula, and the row's share in a lattice's nodes (`onnxadmm.quantize.bounds`).
 2. One matrix product: a lower bound at each of the lattice's inverse scales.
@@ -14,26 +14,25 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from onnxadmm.quantize.bounds import ROUNDING, SUMMING, Lattice, lattice_for, least_between
+from onnxadmm.quantize.bounds import ROUNDING, SUMMING, lattice_for, least_between
 from onnxadmm.quantize.ladders import Ladder
 from onnxadmm.quantize.sweeps import Stretches, best_inverse
 
 Array = np.ndarray[Any, Any]
 
-PIECE = 1 << 16
-"""Weights that are worked on at once: a few arrays of them fit into a core's cache."""
-AT_ONCE = 1 << 24
-"""Nodes and columns of all rows that are bounded together."""
+PIECE = 1 << 18
+"""Weights that are worked on at once: what a call of numpy costs by itself is small beside them."""
+SWEPT = 1 << 17
+"""Weights of stretches that are looked at together: a few arrays of them fit into a core's cache."""
+AHEAD = 4
+"""Pieces of each core that are bounded in a row."""
 LARGEST = 32
-"""Parts of a row whose largest weights tell what a scale clips."""
-COARSE = np.geomspace(0.1, 1.0, 16)
-"""Scales, as shares of the largest that can be best, that are judged by a formula."""
-FITS = 2
+"""Parts of a row, at least, whose largest weights tell what a scale clips."""
+HALVINGS = 9
 FEW_EVENTS = 1 / 24
 """So many changes of level a weight are few: passing over them costs about what halving their stretch does."""
 
@@ -49,201 +48,145 @@ def closest_scales(rows: Array, ladder: Ladder) -> tuple[Array, Array, Array]:
         Levels with their signs [R, C] in float32, scales [R] in float64, and indices of rows of which nothing was
         found, since their best scale may be far off the rough one.
     """
-    job = _Job(rows, ladder)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(job.prepare, _pieces(np.arange(len(rows)), rows.shape[1])))
-        undecided = [np.zeros(0, np.intp)]
-        for part, lattice in job.parts():
-            pieces = _pieces(part, rows.shape[1])
-            shared = list(pool.map(partial(job.share, lattice), pieces))
-            # On all cores by itself.
-            left = np.concatenate([s for s, _ in shared]) @ lattice.left
-            ends = np.cumsum([len(p) for p in pieces])
-            lefts = np.split(left, ends[:-1])
-            outers = [outer for _, outer in shared]
-            undecided += pool.map(partial(job.finish, lattice), pieces, lefts, outers)
-    return job.levels, job.scales, np.concatenate(undecided)
+    levels, scales = np.zeros(rows.shape, np.float32), np.zeros(len(rows))
+    undecided = [np.zeros(0, np.intp)]
+    parts = _parts(np.flatnonzero(rows.any(axis=1)), rows.shape[1])
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        for i in range(0, len(parts), workers * AHEAD):
+            some = parts[i : i + workers * AHEAD]
+            pieces = list(pool.map(lambda part: _Piece(rows, part, ladder), some))
+            # On all cores by itself, so never on several at once.
+            lefts = [piece.shares @ piece.lattice.left for piece in pieces]
+            undecided += pool.map(lambda p, left: p.settle(left, levels, scales), pieces, lefts)
+    return levels, scales, np.concatenate(undecided)
 
 
-def _pieces(rows: Array, width: int) -> list[Array]:
+def _parts(rows: Array, width: int) -> list[Array]:
     step = max(1, PIECE // max(1, width))
     return [rows[i : i + step] for i in range(0, len(rows), step)]
 
 
-class _Job:
-    """One call's rows, and what is known of each."""
+class _Piece:
+    """Some rows, and what is known of each. Inverse scales and errors are in units of rough scales.
 
-    def __init__(self, rows: Array, ladder: Ladder) -> None:
-        self.rows, self.ladder = rows, ladder
-        self.peaks = np.zeros(len(rows))
-        self.rough = np.ones(len(rows))
-        self.signal = np.zeros(len(rows))
-        self.counts = np.zeros(len(rows))
-        self.levels = np.zeros(rows.shape, np.float32)
-        self.scales = np.zeros(len(rows))
+    Attributes:
+        index: Which rows, ascending; none of them is zero.
+        ladder: The levels.
+        factors: Powers of two that bring the largest weight of each row to between 0.5 and 1.
+        exact: The magnitudes times the factors, with nothing rounded, [R, C].
+        x: The same in float32.
+        rough: The rough scales of those, [R].
+        counts: How many of them aren't zero, [R].
+        energy: ||x||² in units, [R].
+        lattice: Where the rows are bounded.
+        shares: What the lattice holds of them, see `Lattice.shares`.
+        outer: What it doesn't.
+    """
 
-    # --- weights
+    def __init__(self, rows: Array, index: Array, ladder: Ladder) -> None:
+        """Take rows [R, C] of these indices, and share their weights out."""
+        self.index, self.ladder = index, ladder
+        self.rows = rows[_lean(index)]
+        self.exact = np.abs(self.rows)
+        # Squares of tiny weights would underflow.
+        _, exponent = np.frexp(self.exact.max(axis=1))
+        most = np.finfo(self.exact.dtype).maxexp - 1
+        self.factors = np.ldexp(1.0, np.minimum(-exponent, most))
+        self.exact *= self.factors.astype(self.exact.dtype)[:, None]
+        self.x = self.exact.astype(np.float32, copy=False)
+        self.counts = np.count_nonzero(self.x > 0, axis=1)
+        energy = np.vecdot(self.x, self.x)
+        self.rough, signal = _rough(self.x, self.counts, energy, ladder)
+        self.energy = energy / np.square(self.rough)
+        self.lattice = lattice_for(ladder, float(np.median(self.counts)), float(np.median(signal)))
+        self.shares, self.outer = self.lattice.shares(self.x, self.rough)
 
-    def magnitudes(self, piece: Array) -> Array:
-        """Return the magnitudes of a piece's rows in float32, scaled by a power of two so that none is tiny."""
-        found = np.abs(self.rows[_lean(piece)])
-        found *= self.factors(piece).astype(found.dtype)[:, None]
-        return found.astype(np.float32, copy=False)
+    def settle(self, left: Array, levels: Array, scales: Array) -> Array:
+        """Write levels and scales of the rows; return the indices of those that it can't decide.
 
-    def exact(self, piece: Array) -> Array:
-        """Return the same in float64, with nothing rounded."""
-        found = np.abs(self.rows[_lean(piece)], dtype=np.float64)
-        found *= self.factors(piece)[:, None]
-        return found
-
-    def factors(self, piece: Array) -> Array:
-        """Return the powers of two that bring the largest weight to between 0.5 and 1."""
-        _, exponent = np.frexp(self.peaks[piece])
-        # The largest power of two that the rows' type holds.
-        most = np.finfo(self.rows.dtype).maxexp - 1
-        factors: Array = np.ldexp(1.0, np.minimum(-exponent, most))
-        return factors
-
-    # --- stages
-
-    def prepare(self, piece: Array) -> None:
-        """Find each row's largest weight, and a rough scale."""
-        found = np.abs(self.rows[_lean(piece)])
-        self.peaks[piece] = found.max(axis=1, initial=0)
-        x = self.magnitudes(piece)
-        there = x > 0
-        full = int(np.count_nonzero(there)) == there.size
-        counts = np.full(len(x), x.shape[1]) if full else np.count_nonzero(there, axis=1)
-        self.counts[piece] = counts = np.maximum(counts, 1)
-        peaks = _peaks(x)
-        largest = peaks.max(axis=1)
-        energy = np.vecdot(x, x)
-        if self.ladder.uniform:
-            if self.ladder.top == 1:
-                # No formula for evenly spread rests here; of normal weights this is nearly the best.
-                rough = 1.2 * np.sqrt(energy / counts)
-            else:
-                rough = _rough(peaks, counts, self.ladder.top)
-            rough = np.where(largest > 0, rough, 1)
-            self.signal[piece] = 12 * energy / (counts * np.square(rough))
-        else:
-            rough, self.signal[piece] = largest / self.ladder.top, 50.0
-        self.rough[piece] = np.where(largest > 0, rough, 1)
-
-    def parts(self) -> list[tuple[Array, Lattice]]:
-        """Return the rows that aren't zero, as many as are bounded at once, each with a lattice."""
-        there = np.flatnonzero(self.peaks)
-        if not len(there):
-            return []
-        weights, signal = np.median(self.counts[there]), np.median(self.signal[there])
-        lattice = lattice_for(self.ladder, float(weights), float(signal))
-        step = max(1, AT_ONCE // sum(lattice.left.shape))
-        return [(there[i : i + step], lattice) for i in range(0, len(there), step)]
-
-    def share(self, lattice: Lattice, piece: Array) -> tuple[Array, Array]:
-        """Share the weights of a piece's rows out between a lattice's nodes; see `Lattice.shares`."""
-        return lattice.shares(self.magnitudes(piece), self.rough[piece])
-
-    def finish(self, lattice: Lattice, piece: Array, left: Array, outer: Array) -> Array:
-        """Find levels and scales of a piece's rows; return those that it can't decide.
-
-        Inverse scales and errors are in units of the rough scales.
+        Args:
+            left: At least what is left at each of the lattice's columns, but for weights beyond it.
+            levels: Of all rows.
+            scales: Of all rows.
         """
-        if outer.any():
-            left = left + lattice.clipped(outer).astype(np.float32) * np.float32(1 - SUMMING)
-        x, rough = self.magnitudes(piece), self.rough[piece]
-        left, beyond = left[:, :-1], left[:, -1]
-        columns = lattice.columns
-        start = columns[(left / np.square(columns).astype(np.float32)).argmin(1)]
-        most = self._fitted(x, start / rough) / np.square(rough)
-        least = self.ladder.middles[self.ladder.least_rank - 1] * (1 - 1e-6) * rough / x.max(axis=1)
-        undecided = beyond / columns[-1] ** 2 <= most
-        undecided |= self._open_below(
-            x, np.flatnonzero(least < columns[0]), columns[0], most, rough
-        )
-        energy = np.vecdot(x, x) / np.square(rough)
-        known = _surviving(columns, left, energy, most)
+        columns = self.lattice.columns
+        if self.outer.any():
+            beyond = self.lattice.clipped(self.outer)
+            left += beyond.astype(np.float32) * np.float32(1 - SUMMING)
+        start = columns[(left[:, :-1] / np.square(columns).astype(np.float32)).argmin(1)]
+        most = self._left(np.arange(len(self.x)), start) / np.square(start) * (1 + SUMMING)
+        least = self.ladder.middles[self.ladder.least_rank - 1] * (1 - 1e-6) * self.rough
+        least /= self.x.max(axis=1)
+        undecided = left[:, -1] / columns[-1] ** 2 <= most
+        undecided |= self._open_below(np.flatnonzero(least < columns[0]), columns[0], most)
+        known = _surviving(columns, left[:, :-1], self.energy, most)
         known = known.only(~undecided[known.row] & (known.end >= least[known.row]))
-        known = self._narrowed(x, known, most, rough, self.counts[piece])
+        known = self._narrowed(known, most)
         known = known.only(known.end >= least[known.row])
-        exact = self.exact(piece)
-        stretches = known.joined(1 / rough)
-        inverse = best_inverse(x, exact, stretches, self.ladder, PIECE)
-        self._settle(piece, exact, inverse, ~undecided)
-        others: Array = piece[undecided]
+        stretches = known.joined(1 / self.rough)
+        inverse = best_inverse(self.x, self.exact, stretches, self.ladder, SWEPT)
+        decided = np.flatnonzero(~undecided)
+        self._write(decided, inverse, levels, scales)
+        others: Array = self.index[undecided]
         return others
 
-    def _narrowed(
-        self, x: Array, known: _Survivors, most: Array, rough: Array, weights: Array
-    ) -> _Survivors:
+    def _narrowed(self, known: _Survivors, most: Array) -> _Survivors:
         """Halve stretches that hold many events until none is left of them, or few are; lowers `most`."""
-        energy, sums = np.vecdot(x, x) / np.square(rough), x.sum(1) / rough
+        sums = self.x.sum(1) / self.rough
         while True:
             events = self.ladder.changes(
-                known.start, known.end, weights[known.row], sums[known.row]
+                known.start, known.end, self.counts[known.row], sums[known.row]
             )
-            many = events > x.shape[1] * FEW_EVENTS
+            many = events > self.x.shape[1] * FEW_EVENTS
             if not many.any():
                 return known
             wide, narrow = known.only(many), known.only(~many)
             middle = (wide.start + wide.end) / 2
-            left = self._left(x, wide.row, middle / rough[wide.row])
+            left = self._left(wide.row, middle)
             np.minimum.at(most, wide.row, left / np.square(middle) * (1 + SUMMING))
             left *= 1 - SUMMING
             left -= ROUNDING * self.ladder.gap * middle * sums[wide.row]
             known = wide.halved(middle, left).beside(narrow)
-            known = known.only(known.least(energy) <= most[known.row])
+            known = known.only(known.least(self.energy) <= most[known.row])
 
-    def _open_below(self, x: Array, rows: Array, first: float, most: Array, rough: Array) -> Array:
+    def _open_below(self, rows: Array, first: float, most: Array) -> Array:
         """Return which rows may have their best inverse scale below the first column."""
-        found = np.zeros(len(x), np.bool_)
+        found = np.zeros(len(self.x), np.bool_)
         if len(rows):
             # There these weights are on level 0.
-            small = x[rows] <= (self.ladder.middles[0] / first * rough[rows])[:, None]
-            part = np.where(small, x[rows], 0)
-            lost = np.vecdot(part, part) / np.square(rough[rows]) * (1 - SUMMING)
+            small = self.x[rows] <= (self.ladder.middles[0] / first * self.rough[rows])[:, None]
+            part = np.where(small, self.x[rows], 0)
+            lost = np.vecdot(part, part) / np.square(self.rough[rows]) * (1 - SUMMING)
             found[rows] = lost <= most[rows]
         return found
 
-    def _settle(self, piece: Array, exact: Array, inverse: Array, decided: Array) -> None:
-        """Write the nearest levels at these inverse scales, and the scales that fit them best."""
-        found = self.ladder.nearest(exact * inverse[:, None])
-        energy = np.vecdot(found, found)
-        scales = np.vecdot(exact, found) / np.where(energy > 0, energy, 1) / self.factors(piece)
-        levels = np.copysign(found, self.rows[_lean(piece)], dtype=np.float32, casting="same_kind")
-        levels += 0  # no minus zeros
-        if decided.all():
-            self.levels[_lean(piece)], self.scales[piece] = levels, scales
-        else:
-            self.levels[piece[decided]], self.scales[piece[decided]] = (
-                levels[decided],
-                scales[decided],
-            )
-
-    # --- errors
-
-    def _fitted(self, x: Array, inverse: Array) -> Array:
-        """Return what a member near these inverse scales leaves, [R]."""
-        for _ in range(FITS):
-            nearest = self.ladder.nearest(x * inverse.astype(np.float32)[:, None])
-            product, energy = np.vecdot(x, nearest), np.vecdot(nearest, nearest)
-            inverse = np.where(product > 0, energy / np.where(product > 0, product, 1), inverse)
-        units = x * inverse.astype(np.float32)[:, None]
-        units -= self.ladder.nearest(units)
-        left: Array = np.vecdot(units, units) / np.square(inverse) * (1 + SUMMING)
-        return left
-
-    def _left(self, x: Array, row: Array, inverse: Array) -> Array:
+    def _left(self, row: Array, inverse: Array) -> Array:
         """Return what rows leave in units at inverse scales."""
         found = np.empty(len(row))
-        step = max(1, PIECE // max(1, x.shape[1]))
+        step = max(1, SWEPT // self.x.shape[1])
         for i in range(0, len(row), step):
             part = slice(i, i + step)
-            units = x[row[part]]
-            units *= inverse[part].astype(np.float32)[:, None]
+            units = self.x[row[part]]
+            units *= (inverse[part] / self.rough[row[part]]).astype(np.float32)[:, None]
             units -= self.ladder.nearest(units)
             found[part] = np.vecdot(units, units)
         return found
+
+    def _write(self, decided: Array, inverse: Array, levels: Array, scales: Array) -> None:
+        """Write the nearest levels at these inverse scales, and the scales that fit them best."""
+        exact = self.exact.astype(np.float64, copy=False)
+        units = exact * inverse[:, None]
+        found = self.ladder.nearest(units)
+        energy = np.vecdot(found, found)
+        fitted = np.vecdot(exact, found) / np.where(energy > 0, energy, 1) / self.factors
+        signed = np.copysign(found, self.rows, dtype=np.float32, casting="same_kind")
+        signed += 0  # no minus zeros
+        if len(decided) == len(signed):
+            levels[_lean(self.index)], scales[self.index] = signed, fitted
+        else:
+            levels[self.index[decided]] = signed[decided]
+            scales[self.index[decided]] = fitted[decided]
 
 
 @dataclass(frozen=True)
@@ -313,7 +256,7 @@ def _surviving(columns: Array, left: Array, energy: Array, most: Array) -> _Surv
 
 def _lean(piece: Array) -> slice | Array:
     """Return an index that takes no copy, where rows follow each other."""
-    whole = int(piece[-1]) - int(piece[0]) == len(piece) - 1
+    whole = bool(len(piece)) and int(piece[-1]) - int(piece[0]) == len(piece) - 1
     return slice(int(piece[0]), int(piece[-1]) + 1) if whole else piece
 
 
@@ -321,25 +264,35 @@ def _alternate(a: Array, b: Array) -> Array:
     return np.stack([a, b], 1).ravel()
 
 
-def _peaks(rows: Array) -> Array:
-    """Return the largest weight of each of `LARGEST` parts of a row, and of what is left over."""
-    size = rows.shape[1]
-    parts = min(size, LARGEST)
-    each = size // parts
-    peaks: Array = rows[:, : parts * each].reshape(len(rows), parts, each).max(2)
-    if parts * each == size:
-        return peaks
-    return np.concatenate([peaks, rows[:, parts * each :].max(1, keepdims=True)], axis=1)
+def _rough(x: Array, there: Array, energy: Array, ladder: Ladder) -> tuple[Array, Array]:
+    """Return scales [R] near the best ones, and the rows' energy over what levels leave there."""
+    largest = x.max(axis=1)
+    if not ladder.uniform:
+        return largest / ladder.top, np.full(len(x), 50.0)
+    # No formula for evenly spread rests serves ternary levels; of normal weights this is nearly the best.
+    ternary = ladder.top == 1
+    rough = 1.2 * np.sqrt(energy / there) if ternary else _even(x, there, ladder.top)
+    return rough.astype(np.float64), 12 * energy / (there * np.square(rough))
 
 
-def _rough(peaks: Array, sizes: Array, top: float) -> Array:
-    """Return scales by a formula: weights lie evenly between levels, and the largest are clipped."""
-    # Above this the largest weight is not on the last level, where all levels could be one higher.
-    largest = peaks.max(axis=1, keepdims=True)
-    tried = largest * (COARSE / (top - 0.5)).astype(np.float32)
-    beyond = np.maximum(peaks[:, None, :] - np.float32(top) * tried[:, :, None], 0)
-    error = sizes[:, None] / 12 * np.square(tried) + np.einsum("rsb,rsb->rs", beyond, beyond)
-    best: Array = np.take_along_axis(tried, error.argmin(1)[:, None], axis=1)[:, 0].astype(
-        np.float64
-    )
-    return best
+def _even(x: Array, there: Array, top: float) -> Array:
+    """Return scales by a formula: weights lie evenly between levels, and the largest are clipped.
+
+    What that leaves is convex in the scale: its slope is halved upon. Of the largest only the first of each part of a
+    row counts.
+    """
+    parts = min(x.shape[1], max(LARGEST, int(x.shape[1] // (top + 1))))
+    each = x.shape[1] // parts
+    peaks = x[:, : parts * each].reshape(len(x), each, parts).max(1)
+    if parts * each < x.shape[1]:
+        peaks = np.concatenate([peaks, x[:, parts * each :].max(1, keepdims=True)], axis=1)
+    end = np.float32(top + 0.25)
+    high = peaks.max(axis=1) / end
+    low = high / 16
+    for _ in range(HALVINGS):
+        scale = np.sqrt(low * high)
+        beyond = np.maximum(peaks - end * scale[:, None], 0).sum(1)
+        falls = 2 * end * beyond > there / 6 * scale
+        low, high = np.where(falls, scale, low), np.where(falls, high, scale)
+    found: Array = high
+    return found

@@ -2,6 +2,10 @@
 
 As the inverse scale b grows weights rise from level to level, each where x · b is the middle of two. Between two such
 events the levels q are fixed, and the best scale leaves ||x||² - <x, q>² / <q, q>; see `onnxadmm.quantize.levels`.
+
+Sorting events is what costs. So each stretch is cut into equal bins first; counting tells both sums where one bin ends
+and the next begins, which bounds what can be found inside (`onnxadmm.quantize.bounds`). Only the events of bins that may
+hold the best are sorted.
 """
 
 from __future__ import annotations
@@ -11,12 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from onnxadmm.quantize.bounds import ROUNDING, SUMMING, least_between
 from onnxadmm.quantize.ladders import Ladder
 
 Array = np.ndarray[Any, Any]
 
 MARGIN = 2.0**-16
 """Stretches are longer by this: levels at their ends are found in float32, and may be off there."""
+A_BIN = 12
+"""Events that share a bin, about."""
+NEVER_FIRST = 2.0**-30
+"""In bins: where a bin starts comes before its events."""
+SLACK = 1e-13
+"""Of ||x||²: rounding of what levels leave, in float64."""
 
 
 @dataclass
@@ -32,6 +43,63 @@ class Stretches:
     rows: Array
     start: Array
     end: Array
+
+
+@dataclass
+class _Events:
+    """Changes of a level.
+
+    Attributes:
+        at: Inverse scale.
+        product: What it adds to <x, q>.
+        energy: What it adds to <q, q>.
+    """
+
+    at: Array
+    product: Array
+    energy: Array
+
+    def only(self, chosen: Array) -> _Events:
+        """Return those of an index."""
+        return _Events(*(p.take(chosen) for p in (self.at, self.product, self.energy)))
+
+
+@dataclass
+class _Bins:
+    """Equal parts of stretches, and the sums of the levels at their ends.
+
+    Attributes:
+        edges: Inverse scales, [S, bins + 1].
+        products: <x, q> there.
+        energies: <q, q> there.
+    """
+
+    edges: Array
+    products: Array
+    energies: Array
+
+    @property
+    def count(self) -> int:
+        """Of one stretch."""
+        return int(self.edges.shape[1]) - 1
+
+    def open(self, squares: Array, slack: Array, rows: Array) -> Array:
+        """Return the bins, [S, bins], that may hold the best levels of their row.
+
+        Args:
+            squares: ||x||² of each stretch's row.
+            slack: Sums of the rows' weights: what is left at an edge may be less by a little of them.
+            rows: Row of each stretch.
+        """
+        b = self.edges
+        left = np.square(b) * squares[:, None] - 2 * b * self.products + self.energies
+        left = left * (1 - SUMMING) - b * slack[:, None]
+        least = least_between(squares[:, None], b[:, :-1], b[:, 1:], left[:, :-1], left[:, 1:])
+        gains = np.square(self.products) / np.where(self.energies > 0, self.energies, np.inf)
+        most = np.full(rows[-1] + 1, np.inf)
+        np.minimum.at(most, rows, squares - gains.max(axis=1))
+        found: Array = least <= (most[rows] + SLACK * squares)[:, None]
+        return found
 
 
 def best_inverse(
@@ -62,76 +130,107 @@ def best_inverse(
         )
         gains, at = _sweep(rows, exact, piece, ladder)
         # Of the parts of a row the first that is best.
-        order = np.lexsort((np.arange(len(at)), -gains, piece.rows))
-        whose, best = np.unique(piece.rows[order], return_index=True)
-        best = order[best]
-        better = gains[best] > gain[whose]
-        gain[whose[better]], found[whose[better]] = gains[best[better]], at[best[better]]
+        for whose, most, where in zip(piece.rows, gains, at, strict=True):
+            if most > gain[whose]:
+                gain[whose], found[whose] = most, where
     return found
 
 
 def _sweep(rows: Array, exact: Array, piece: Stretches, ladder: Ladder) -> tuple[Array, Array]:
-    """Return the largest gain of each stretch [S], and an inverse scale where its levels are the nearest [S]."""
+    """Return the largest gain of each stretch [S], and an inverse scale where its levels are the nearest [S].
+
+    Of stretches that can't hold the best of their row the gain may be less than the largest.
+    """
     x = rows[piece.rows]
+    slack = ROUNDING * ladder.gap * x.sum(1)
     before = ladder.ranks(x * piece.start.astype(np.float32)[:, None])
     x *= piece.end.astype(np.float32)[:, None]
     after = ladder.ranks(x)
+    risen = after != before
+    counts = np.count_nonzero(risen, axis=1)
+    flat = np.flatnonzero(risen)
+    wide = exact[piece.rows].astype(np.float64, copy=False)
     levels = (before if ladder.uniform else ladder.table[before]).astype(np.float64, copy=False)
-    product, energy = np.vecdot(exact[piece.rows], levels), np.vecdot(levels, levels)
-    flat = np.flatnonzero(after != before)
-    stretch, column = np.divmod(flat, rows.shape[1])
-    at, to, weight, stretch = _events(
-        exact[piece.rows[stretch], column],
-        before.ravel()[flat].astype(np.int64),
-        after.ravel()[flat].astype(np.int64),
-        stretch,
-        ladder,
+    product, energy = np.vecdot(wide, levels), np.vecdot(levels, levels)
+    weight, to, rises = wide.take(flat), before.take(flat), after.take(flat)
+    rises -= to
+    to, stretch = to.astype(np.intp), np.repeat(np.arange(len(x)), counts)
+    again = np.flatnonzero(rises > 1)
+    if len(again):
+        more = rises[again].astype(np.intp) - 1
+        each = np.arange(int(more.sum())) - np.repeat(np.cumsum(more) - more - 1, more)
+        again = np.repeat(again, more)
+        weight, stretch = (np.concatenate([a, a[again]]) for a in (weight, stretch))
+        to = np.concatenate([to, to[again] + each])
+    middle, step = ladder.middles.take(to), ladder.steps.take(to)
+    events = _Events(middle / weight, weight * step, 2 * middle * step)
+    count = max(1, len(events.at) // (A_BIN * len(wide)))
+    width = (piece.end - piece.start) / count
+    place = events.at - piece.start.take(stretch)
+    place *= (1 / width).take(stretch)
+    np.clip(place, NEVER_FIRST, count - NEVER_FIRST, out=place)
+    place += (np.arange(len(x)) * float(count)).take(stretch)
+    whose = place.astype(np.intp)
+    bins = _Bins(
+        piece.start[:, None] + width[:, None] * np.arange(count + 1),
+        _running(product, whose, events.product, count),
+        _running(energy, whose, events.energy, count),
     )
-    # One sort orders all stretches. Events nearer to each other than it tells apart happen together.
-    scale = (1 - 2.0**-20) / (piece.end - piece.start)
-    key = np.maximum(at - piece.start[stretch], 0) * scale[stretch]
-    np.minimum(key, 1 - 2.0**-20, out=key)
-    key += stretch
+    if count > 1:
+        kept = bins.open(np.vecdot(wide, wide), slack, piece.rows).ravel()
+        chosen = np.flatnonzero(kept.take(whose))
+        return _sorted(events.only(chosen), place.take(chosen), bins, np.flatnonzero(kept))
+    return _sorted(events, place, bins, np.arange(len(wide)))
+
+
+def _running(start: Array, whose: Array, values: Array, count: int) -> Array:
+    """Return sums at the ends of bins, [S, count + 1], of values that are added within bins."""
+    found = np.zeros((len(start), count + 1))
+    found[:, 1:] = np.bincount(whose, values, len(start) * count).reshape(-1, count)
+    np.cumsum(found, axis=1, out=found)
+    found += start[:, None]
+    return found
+
+
+def _sorted(events: _Events, place: Array, bins: _Bins, kept: Array) -> tuple[Array, Array]:
+    """Return the largest gain of each stretch [S] within bins, and an inverse scale where its levels are the nearest.
+
+    Args:
+        events: Those of the kept bins.
+        place: Where they lie, in bins from the first one on.
+        bins: All bins.
+        kept: Indices of those that count, ascending.
+    """
+    stretch, column = np.divmod(kept, bins.count)
+    # A bin starts with the levels of its first edge. Events that `place` doesn't tell apart happen together.
+    key = np.concatenate([kept.astype(np.float64), place])
     order = np.argsort(key)
-    key, at, to = key[order], at[order], to[order]
-    counts = np.bincount(stretch, minlength=len(x))
-    stretch = np.repeat(np.arange(len(x)), counts)
-    ends = np.cumsum(counts)
-    step = ladder.steps[to]
-    products = _within(weight[order] * step, counts, ends) + product[stretch]
-    energies = _within(step * (2 * ladder.middles[to]), counts, ends) + energy[stretch]
-    gains = np.square(products) / energies
+    key = key[order]
+    at = np.concatenate([bins.edges[stretch, column], events.at])[order]
+    starts = order < len(kept)
+    first, bin_of = np.flatnonzero(starts), np.cumsum(starts) - 1
+    nothing = np.zeros(len(kept))
+    product = _within(np.concatenate([nothing, events.product])[order], first, bin_of)
+    energy = _within(np.concatenate([nothing, events.energy])[order], first, bin_of)
+    product += bins.products[stretch, column][bin_of]
+    energy += bins.energies[stretch, column][bin_of]
+    gains = np.square(product) / np.where(energy > 0, energy, np.inf)
     gains[:-1][key[1:] == key[:-1]] = -1.0
-    # The levels at the start of a stretch come before its events.
-    best = np.square(product) / np.where(energy > 0, energy, np.inf)
-    place = np.full(len(x), -1)
-    some = np.flatnonzero(counts)
-    if len(some):
-        most = np.maximum.reduceat(gains, ends[some] - counts[some])
-        hit = np.flatnonzero(gains == np.repeat(most, counts[some]))
-        _, index = np.unique(stretch[hit], return_index=True)
-        later = most > best[some]
-        best[some[later]], place[some[later]] = most[later], hit[index[later]]
-    following = np.where(place < 0, ends - counts, place + 1)
-    padded = np.append(at, 0.0)
-    upper = np.where(following < ends, padded[np.minimum(following, len(at))], piece.end)
-    lower = np.where(place < 0, piece.start, padded[place])
-    return best, (lower + upper) / 2
+    until = np.append(at[1:], 0.0)
+    until[np.append(first[1:], len(at)) - 1] = bins.edges[stretch, column + 1]
+    best, inverse = np.full(len(bins.edges), -1.0), np.zeros(len(bins.edges))
+    if len(kept):
+        anew = np.flatnonzero(np.diff(stretch, prepend=-1))
+        some = stretch[anew]
+        best[some] = np.maximum.reduceat(gains, first[anew])
+        hit = np.flatnonzero(gains == best[stretch][bin_of])[::-1]
+        # The first of equal ones is written last.
+        inverse[stretch[bin_of[hit]]] = (at[hit] + until[hit]) / 2
+    return best, inverse
 
 
-def _events(
-    x: Array, before: Array, after: Array, stretch: Array, ladder: Ladder
-) -> tuple[Array, Array, Array, Array]:
-    """Return where each weight rises, from which rank, the weight, and its stretch: one a rise."""
-    rises = after - before
-    count = int(rises.sum())
-    to = np.arange(count) - np.repeat(np.cumsum(rises) - rises - before, rises)
-    weight = np.repeat(x, rises)
-    return ladder.middles[to] / weight, to, weight, np.repeat(stretch, rises)
-
-
-def _within(values: Array, counts: Array, ends: Array) -> Array:
-    """Return running sums that start anew with each stretch."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    sums: Array = total[1:] - np.repeat(total[ends - counts], counts)
+def _within(values: Array, first: Array, segment: Array) -> Array:
+    """Return running sums that start anew with each segment, of which `first` are the first."""
+    total = np.cumsum(values)
+    sums: Array = total - (total[first] - values[first])[segment]
     return sums

@@ -12,7 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onnxadmm.admm import Penalty, QuantizedWeight, Solver
-from onnxadmm.quantize import BINARY, TERNARY, levels, power_levels, project_levels, uniform_levels
+from onnxadmm.quantize import (
+    BINARY,
+    TERNARY,
+    levels,
+    power_levels,
+    project_levels,
+    scales,
+    sweeps,
+    uniform_levels,
+)
 from onnxadmm.quantize.bounds import lattice_for, least_between
 from onnxadmm.quantize.ladders import ladder_of
 
@@ -129,11 +138,19 @@ LADDERS = [*map(uniform_levels, range(2, 9)), *map(power_levels, range(2, 6))]
 
 
 @settings(max_examples=60, deadline=None)
-@given(x=many_rows(), chosen=st.sampled_from(LADDERS))
-def test_rows_that_are_projected_together_are_projected_as_exactly(x, chosen):
+@given(
+    x=many_rows(),
+    chosen=st.sampled_from(LADDERS),
+    a_bin=st.sampled_from([1, 4, sweeps.A_BIN]),
+    few=st.sampled_from([scales.FEW_EVENTS, 1, 10]),
+)
+def test_rows_that_are_projected_together_are_projected_as_exactly(x, chosen, a_bin, few):
     alone = project_levels(x, chosen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(levels, "MOST_EVENTS", 0)
+        # Longer stretches, cut into more bins.
+        patch.setattr(sweeps, "A_BIN", a_bin)
+        patch.setattr(scales, "FEW_EVENTS", few)
         found = project_levels(x, chosen, x != 0)
         again = project_levels(found[0] * found[1][:, None], chosen)
     wide = x.astype(np.float64)
