@@ -15,14 +15,13 @@ from onnxadmm.graph.normalise import (
 )
 from onnxadmm.graph.outputs import Ending, Layout, output_ending, output_layout
 from onnxadmm.graph.parts import (
-    Content,
-    Pieces,
     model_contents,
     model_digest,
     model_size,
     stage_model,
     temporary_folder,
 )
+from onnxadmm.graph.pieces import Content, Pieces
 from onnxadmm.graph.probe import Probe, probe
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.saving import TEMPORARY, model_bytes, save_model, write_atomic

@@ -17,7 +17,7 @@ from onnxadmm.graph.child import unpack
 from onnxadmm.graph.files import ModelFolder, read_model_file, shown
 from onnxadmm.graph.mapping import MAPPED_BYTES, Store, Stored
 from onnxadmm.graph.normalise import complete_inputs, name_nodes
-from onnxadmm.graph.parts import serialise
+from onnxadmm.graph.pieces import serialise
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.wrapping import Wrapping, remember_wrapping, unwrap_outputs
 
@@ -325,6 +325,10 @@ def _to_ir(proto: ModelProto, held: Apart, wrapping: Wrapping | None) -> ir.Mode
         raise UnsupportedError(
             f"onnx-ir can't read it: {one_line(cause, 150)}; export it again"
         ) from None
+    for message in tensors.walk(proto):
+        if isinstance(message, TensorProto):
+            # onnx-ir took a copy and writes it beside what it finds here: each entry would be there twice.
+            del message.metadata_props[:]
     name_nodes(model, unnamed=False)
     complete_inputs(model)
     remember_wrapping(model, wrapping)

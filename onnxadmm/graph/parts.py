@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from onnxadmm.errors import ResourceError, one_line
-from onnxadmm.graph.wrapping import rewrap_outputs, wrapping_of
+from onnxadmm.graph.pieces import Content, Pieces, embed, serialise
+from onnxadmm.graph.wrapping import Wrapping, rewrap_outputs, wrapping_of
 
 WHOLE_BYTES = 1 << 30
 """Weights of more bytes lie beside the protobuf, which ends at 2 GiB."""
@@ -28,35 +28,6 @@ STAGED_BYTES = 1 << 26
 _DIGITS = 12
 ALIGNMENT = 4096
 """Of each tensor's offset: runtimes map whole pages."""
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What a file of weights holds, in order: each tensor, and zeros up to the next multiple of `ALIGNMENT`.
-
-    Attributes:
-        tensors: The tensors.
-        size_bytes: Size of the file.
-    """
-
-    tensors: tuple[ir.TensorProtocol, ...]
-    size_bytes: int
-
-    def __iter__(self) -> Iterator[memoryview]:
-        """Yield the content, a tensor at a time."""
-        for tensor in self.tensors:
-            content = _raw(tensor)
-            yield content
-            yield memoryview(bytes(-len(content) % ALIGNMENT))
-
-    def update(self, digest: hashlib._Hash) -> None:
-        """Add the content to a hash."""
-        for piece in self:
-            digest.update(piece)
-
-
-Content = bytes | str | Pieces
-"""What a file may receive."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +57,22 @@ def split(model: ir.Model, location: str, beyond: int | None = None) -> Parts:
         location: Name of the file of weights, where there has to be one.
         beyond: Weights of more bytes, all together, lie beside the protobuf; by default `WHOLE_BYTES`.
     """
-    held = {value: value.const_value for value in _apart(model)}
-    if not _exceed(held.values(), WHOLE_BYTES if beyond is None else beyond):
+    held = _apart(model)
+    if not _exceed(held, WHOLE_BYTES if beyond is None else beyond):
         return Parts(ir.to_proto(model), None)
+    proto, tensors = _detached(model, held, location)
+    pieces = ((t, bytes(-t.nbytes % ALIGNMENT)) for t in tensors)
+    return Parts(proto, Pieces(tuple(piece for pair in pieces for piece in pair)))
+
+
+def _detached(
+    model: ir.Model, values: Iterable[ir.Value], location: str
+) -> tuple[onnx.ModelProto, list[ir.TensorProtocol]]:
+    """Return a protobuf whose tensors of these values refer to a file, and what that file holds, in order.
+
+    The model is unchanged afterwards.
+    """
+    held = {value: value.const_value for value in values}
     tensors: list[ir.TensorProtocol] = []
     offset = 0
     try:
@@ -106,10 +90,27 @@ def split(model: ir.Model, location: str, beyond: int | None = None) -> Parts:
             )
             tensors.append(tensor)
             offset += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        return Parts(ir.to_proto(model), Pieces(tuple(tensors), offset))
+        return ir.to_proto(model), tensors
     finally:
         for value, tensor in held.items():
             value.const_value = tensor
+
+
+def _join(model: ir.Model, wrapping: Wrapping | None) -> Pieces:
+    """Return the file of a model as one protobuf, with its outputs wrapped so.
+
+    Raises:
+        ResourceError: It is larger than 2 GiB.
+    """
+    proto, tensors = _detached(model, filter(_is_stored_raw, _apart(model)), "weights")
+    rewrap_outputs(proto, wrapping)
+    return embed(proto, tensors)
+
+
+def _is_stored_raw(value: ir.Value) -> bool:
+    """Whether a tensor has its data as raw bytes; in a protobuf they can also be numbers of a list, and stay it."""
+    held = value.const_value
+    return not isinstance(held, ir.serde.TensorProtoTensor) or held.raw.HasField("raw_data")
 
 
 def split_mapped(model: ir.Model, name: str) -> Parts:
@@ -126,10 +127,14 @@ def model_contents(model: ir.Model, name: str = "model.onnx") -> dict[str, Conte
     Raises:
         ResourceError: What stays in the protobuf is larger than 2 GiB.
     """
+    if not _exceed(_apart(model), WHOLE_BYTES):
+        whole = _join(model, wrapping_of(model))
+        # A small one is a copy, which nothing changes that happens to the model.
+        small = whole.size_bytes <= STAGED_BYTES
+        return {name: b"".join(whole) if small else whole}
     parts = split(model, name)
     rewrap_outputs(parts.proto, wrapping_of(model))
-    if parts.weights is None:
-        return {name: serialise(parts.proto)}
+    assert parts.weights is not None
     digest = hashlib.sha256()
     parts.weights.update(digest)
     beside = f"{Path(name).stem}.{digest.hexdigest()[:_DIGITS]}.data"
@@ -152,31 +157,11 @@ def model_digest(model: ir.Model) -> str:
 
 def model_size(model: ir.Model) -> int:
     """Return how many bytes a model's files have, without making them."""
-    if _exceed((v.const_value for v in _apart(model)), WHOLE_BYTES):
-        whole = split(model, f"model.{'0' * _DIGITS}.data")
-        rewrap_outputs(whole.proto, wrapping_of(model))
-        return whole.size_bytes
-    parts = split(model, "weights", beyond=0)
+    if not _exceed(_apart(model), WHOLE_BYTES):
+        return _join(model, wrapping_of(model)).size_bytes
+    parts = split(model, f"model.{'0' * _DIGITS}.data")
     rewrap_outputs(parts.proto, wrapping_of(model))
-    # What the protobuf would have with the weights in it: each message is preceded by its size.
-    graph = parts.proto.graph
-    before = graph.ByteSize()
-    size = parts.proto.ByteSize() - before - _varint_bytes(before)
-    after = before
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            length = next(int(e.value) for e in tensor.external_data if e.key == "length")
-            had = tensor.ByteSize()
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            has = tensor.ByteSize() + 1 + _varint_bytes(length) + length
-            after += has + _varint_bytes(has) - had - _varint_bytes(had)
-    return int(size + after + _varint_bytes(after))
-
-
-def _varint_bytes(number: int) -> int:
-    """Return how many bytes protobuf takes for a size."""
-    return max(1, -(-number.bit_length() // 7))
+    return parts.size_bytes
 
 
 def stage_model(
@@ -194,11 +179,12 @@ def stage_model(
     Raises:
         ResourceError: There is no room.
     """
-    if isinstance(model, ir.Model):
-        return stage_parts(
-            split_mapped(model, name) if mapped else split(model, f"{name}.data"), folder, name
-        )
-    return _stage({name: model}, folder, len(model)) / name
+    if not isinstance(model, ir.Model):
+        return _stage({name: model}, folder) / name
+    limit = STAGED_BYTES if mapped else WHOLE_BYTES
+    if _exceed(_apart(model), limit):
+        return stage_parts(split(model, f"{name}.data", limit), folder, name)
+    return _stage({name: _join(model, None)}, folder) / name
 
 
 def stage_parts(parts: Parts, folder: Path, name: str = "model.onnx") -> Path:
@@ -210,16 +196,19 @@ def stage_parts(parts: Parts, folder: Path, name: str = "model.onnx") -> Path:
     contents: dict[str, bytes | Pieces] = {name: serialise(parts.proto)}
     if parts.weights is not None:
         contents[f"{name}.data"] = parts.weights
-    return _stage(contents, folder, parts.size_bytes) / name
+    return _stage(contents, folder) / name
 
 
-def _stage(contents: Mapping[str, bytes | Pieces], folder: Path, size_bytes: int) -> Path:
+def _stage(contents: Mapping[str, bytes | Pieces], folder: Path) -> Path:
     try:
         for name, content in contents.items():
             with (folder / name).open("wb") as file:
                 for piece in content if isinstance(content, Pieces) else (content,):
                     file.write(piece)
     except OSError as e:
+        size_bytes = sum(
+            c.size_bytes if isinstance(c, Pieces) else len(c) for c in contents.values()
+        )
         raise ResourceError(
             f"a temporary copy of {size_bytes} bytes in {one_line(folder.parent, 80)}: {e.strerror}; free "
             "space or set TMPDIR"
@@ -242,21 +231,6 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def serialise(proto: onnx.ModelProto) -> bytes:
-    """Return a protobuf's bytes, always the same for the same content.
-
-    Raises:
-        ResourceError: It is larger than the 2 GiB that protobuf allows.
-    """
-    try:
-        return bytes(proto.SerializeToString(deterministic=True))
-    except Exception:  # noqa: BLE001  (EncodeError, from a package without types; or MemoryError)
-        raise ResourceError(
-            "the model doesn't fit into one ONNX file of 2 GiB: too much of it isn't initializers of its main "
-            "graph; export it with its weights there"
-        ) from None
-
-
 def _apart(model: ir.Model) -> list[ir.Value]:
     """Return the initializers that may lie beside the protobuf."""
     return [
@@ -268,14 +242,5 @@ def _apart(model: ir.Model) -> list[ir.Value]:
     ]
 
 
-def _exceed(tensors: Iterable[ir.TensorProtocol | None], limit: int) -> bool:
-    return sum(t.nbytes for t in tensors if t is not None) > limit
-
-
-def _raw(tensor: ir.TensorProtocol) -> memoryview:
-    """Return a tensor's bytes, as ONNX stores them; without a copy where it can be done."""
-    if tensor.dtype.bitwidth < 8:  # noqa: PLR2004  (packed)
-        return memoryview(tensor.tobytes())
-    array = np.ascontiguousarray(tensor.numpy())
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return array.reshape(-1).view(np.uint8).data
+def _exceed(values: Iterable[ir.Value], limit: int) -> bool:
+    return sum(v.const_value.nbytes for v in values if v.const_value is not None) > limit

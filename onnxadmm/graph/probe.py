@@ -17,7 +17,8 @@ import onnx_ir as ir
 from onnxadmm.errors import ModelError, UnsupportedError, one_line
 from onnxadmm.graph.child import MAX_CONSTANT_ELEMENTS, is_memory, pack, unpack
 from onnxadmm.graph.inputs import attempts, has_zeros, real_inputs
-from onnxadmm.graph.parts import serialise, split_mapped, stage_parts, temporary_folder
+from onnxadmm.graph.parts import split_mapped, stage_parts, temporary_folder
+from onnxadmm.graph.pieces import serialise
 from onnxadmm.graph.sandbox import run_limited
 from onnxadmm.graph.tensors import MAX_RANK
 from onnxadmm.graph.walking import constant_of

@@ -12,7 +12,8 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxadmm.errors import ResourceError, one_line
-from onnxadmm.graph.parts import Content, model_contents, serialise
+from onnxadmm.graph.parts import model_contents
+from onnxadmm.graph.pieces import Content, serialise
 
 TEMPORARY = ".onnxadmm-"
 """What the name of a file begins with that isn't whole yet."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,7 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxadmm.graph import constant_of, load_model, probe, save_model
+from onnxadmm.graph import (
+    constant_of,
+    load_model,
+    model_digest,
+    model_size,
+    probe,
+    save_model,
+    stage_model,
+)
 from onnxadmm.graph.mapping import MAPPED_BYTES, Source, Store, is_mapped
 from onnxadmm.modules import import_model, write_back
 
@@ -106,3 +117,28 @@ def test_what_was_trained_moves_into_the_graph_without_a_copy(large):
     assert not any(w.numel() for w in imported.binding.values())
     for name, value in model.graph.initializers.items():
         np.testing.assert_array_equal(constant_of(value)[:2], 2 * first[name])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda m, to: save_model(m, to / "again.onnx"), id="saved"),
+        pytest.param(stage_model, id="staged"),
+        pytest.param(lambda m, to: stage_model(m, to, mapped=True), id="staged to be mapped"),
+        pytest.param(lambda m, _: (model_size(m), model_digest(m)), id="measured"),
+    ],
+)
+def test_a_model_is_written_a_tensor_at_a_time(large, tmp_path, write):
+    model = load_model(large)
+    (tmp_path / "to").mkdir()
+    write(ir.from_proto(onnx.parser.parse_model(SMALL)), tmp_path / "to")
+    before = psutil.Process().memory_info().rss
+    # From here on the kernel counts the peak anew (man 5 proc_pid_clear_refs).
+    Path("/proc/self/clear_refs").write_text("5")
+    write(model, tmp_path / "to")
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    # The largest of its three tensors has 32 MiB.
+    assert (int(peak) << 10) - before < 48 << 20
+
+
+SMALL = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { y = Relu(x) }'

@@ -23,6 +23,7 @@ from onnxadmm.graph import (
     parts,
     probe,
     save_model,
+    stage_model,
 )
 
 
@@ -113,6 +114,56 @@ def test_the_size_of_the_file_is_known_without_making_it(sizes, text):
         proto.graph.initializer.append(weight(f"u{index}", size))
     graph = ir.from_proto(proto)
     assert model_size(graph) == len(model_bytes(graph))
+
+
+KINDS = (
+    *(TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8),
+    *(TensorProto.INT4, TensorProto.INT64, TensorProto.BOOL),
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    tensors=st.lists(
+        st.tuples(st.sampled_from(KINDS), st.integers(0, 700), st.booleans(), st.booleans()),
+        max_size=6,
+    ),
+    texts=st.text(max_size=200),
+    branches=st.booleans(),
+)
+def test_written_in_pieces_a_model_has_the_bytes_of_its_protobuf(
+    tensors, texts, branches, monkeypatch, tmp_path
+):
+    for name in ("STAGED_BYTES", "PIECE_BYTES"):
+        monkeypatch.setattr(parts, name, 100)
+    proto = wide()
+    if branches:
+        # Tensors elsewhere are none of the main graph's initializers.
+        out = helper.make_tensor_value_info("o", FLOAT, None)
+        copy = helper.make_node("Identity", ["inside"], ["o"])
+        inner = helper.make_graph([copy], "inner", [], [out], [weight("inside", 300)])
+        choice = {"then_branch": inner, "else_branch": inner}
+        proto.graph.node.append(helper.make_node("If", ["c"], ["b"], name="choose", **choice))
+        proto.graph.initializer.append(helper.make_tensor("c", TensorProto.BOOL, [], [True]))
+    for index, (kind, size, raw, described) in enumerate(tensors):
+        content = np.arange(size) % 2
+        made = helper.make_tensor(f"u{index}", kind, [size], content.tolist())
+        if raw:
+            made = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(made), f"u{index}")
+        if described:
+            made.doc_string = f"tensor {texts}"
+            made.metadata_props.add(key="k", value=texts)
+        proto.graph.initializer.append(made)
+    proto.graph.doc_string, proto.producer_name = texts, texts
+    proto.metadata_props.add(key="of the model", value=texts)
+    graph = load_model(save(proto, tmp_path / "given.onnx"))
+    expected = model_bytes(graph)
+    (content,) = model_contents(graph).values()
+    assert b"".join(content) == expected
+    assert model_size(graph) == len(expected)
+    assert stage_model(graph, tmp_path, "staged.onnx").read_bytes() == expected
 
 
 def test_an_initializer_and_a_tensor_of_a_branch_may_share_a_name(tmp_path, small_limits):
