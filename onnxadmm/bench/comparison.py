@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxadmm.bench.isolated import give_memory_back
 from onnxadmm.bench.peak import Kind, measure_peaks
 from onnxadmm.bench.placement import choose_cores
 from onnxadmm.bench.process import Warmth, WorkerProcess
@@ -116,6 +117,8 @@ def compare(
     results: list[Comparison | Unmeasured] = []
     known: dict[tuple[str, int], dict[str, float]] = {}
     profiled: set[str] = set()
+    # The largest of what ran before has its weights packed there, and the next ones need the room.
+    give_memory_back()
     with _files(models) as files:
         for index, setting in enumerate(settings):
             rng = np.random.default_rng([seed, index])

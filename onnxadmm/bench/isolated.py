@@ -53,6 +53,7 @@ class _Keeper:
         self._worker: WorkerProcess | None = None
         self._owner = 0
         self._next = 0
+        self._held: set[int] = set()
         self._dropped: list[int] = []
 
     def open(self, values: Mapping[str, Any], limit_s: float) -> tuple[WorkerProcess, int, Any]:
@@ -61,12 +62,13 @@ class _Keeper:
             # After a fork the pipes are the parent's.
             if self._worker is None or self._owner != os.getpid():
                 self._worker = WorkerProcess("the sessions", START_S)
-                self._owner, self._dropped = os.getpid(), []
+                self._owner, self._held, self._dropped = os.getpid(), set(), []
                 # What importing takes on a busy machine isn't the model's.
                 self.ask(self._worker, {"do": "start"}, {}, START_S)
             worker, self._next = self._worker, self._next + 1
             request = {"do": "load", "key": self._next, **values}
             answer = self.ask(worker, request, {}, PATIENCE * limit_s, limit_s)
+            self._held.add(self._next)
             return worker, self._next, answer
 
     def ask(
@@ -101,7 +103,14 @@ class _Keeper:
     def drop(self, worker: WorkerProcess, key: int) -> None:
         """Let a session go with the next request; this may come at any time, within a request too."""
         if worker is self._worker:
+            self._held.discard(key)
             self._dropped.append(key)
+
+    def rest(self) -> None:
+        """End the process where nobody holds a session of it any more."""
+        with self._lock:
+            if not self._held:
+                self.close()
 
     def _end(self, worker: WorkerProcess) -> None:
         worker.__exit__(TimeoutError, None)
@@ -115,6 +124,11 @@ class _Keeper:
 
 _keeper = _Keeper()
 atexit.register(_keeper.close)
+
+
+def give_memory_back() -> None:
+    """End the process that held sessions, unless somebody still has one: what it holds is missing elsewhere."""
+    _keeper.rest()
 
 
 class IsolatedSession(Elsewhere):

@@ -206,7 +206,7 @@ def _check(request: Request, journal: Journal) -> _Checked:
             *(w.text for w in foreseen),
         ):
             journal.warn(text)
-    with journal.stage("data"):
+    with journal.stage("data", asked=spec.data is not None):
         samples = load_samples(request, analysis.probe)
         belongs = identity(request, samples)
     return _Checked(masters, analysis, targets, pools, rules, foreseen, samples, belongs)
@@ -249,19 +249,20 @@ def _carry_out(
         for text in unproven(proof):
             journal.warn(text)
         pruned = masters.restore(pruned, surgery)
-    with journal.stage("quantize"):
+    with journal.stage("quantize", asked=bool(spec.quantize)):
         compressed = make_int8(
             pruned, checked.rules, request, samples, inputs, trained=on_levels, journal=journal
         )
         compressed = store_small(compressed, on_levels, request, journal)
-    with journal.stage("pack"):
+    with journal.stage("pack", asked=spec.pack != "none"):
         compressed, packing = pack(compressed, spec, inputs, journal)
     models = {"original": original, "pruned": pruned, "compressed": compressed}
     if compressed is pruned:
         del models["pruned"]
-    with journal.stage("evaluate"):
+    held_out = samples is not None and samples.evaluate is not None
+    with journal.stage("evaluate", asked=held_out):
         evaluation = evaluate(models, request, samples, inputs, journal)
-    with journal.stage("benchmark"):
+    with journal.stage("benchmark", asked=bool(spec.benchmark.providers)):
         timings = time_models(models, request, samples, inputs, journal)
     counted = accounts(models, request, analysis.probe, seen, journal)
     with_calls(models, request.calls, counted)

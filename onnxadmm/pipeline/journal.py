@@ -37,8 +37,11 @@ class Journal:
         return _Within(self)
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Announce a stage and keep how long it took; one that fails isn't kept."""
+    def stage(self, name: str, *, asked: bool = True) -> Iterator[None]:
+        """Announce a stage and keep how long it took; one that fails isn't kept, one that nobody asked for isn't told."""
+        if not asked:
+            yield
+            return
         self.progress.stage(name)
         started = time.monotonic()
         yield

@@ -126,3 +126,15 @@ def test_sessions_share_a_process_and_their_memory_is_given_back():
     gc.collect()
     run(small, ["y"], rows(1))
     assert before - process.memory_info().rss > 20 << 20
+
+
+def test_the_process_stays_for_who_has_a_session_and_no_longer():
+    first, second = open_isolated(matmuls(1), name="a"), open_isolated(matmuls(2), name="b")
+    process = psutil.Process(first.process_id)
+    del second
+    isolated.give_memory_back()
+    assert run(first, ["y"], rows(1))[0].shape == (1, 96)
+    del first
+    isolated.give_memory_back()
+    assert not process.is_running()
+    assert len(run(open_isolated(matmuls(1), name="c"), ["y"], rows(1))) == 1

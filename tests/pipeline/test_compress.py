@@ -22,6 +22,7 @@ from onnxadmm.errors import (
     UnsupportedError,
 )
 from onnxadmm.pipeline.output import locked
+from onnxadmm.progress import Silent
 from onnxadmm.report import Report
 
 ONE_SHOT = {
@@ -174,6 +175,21 @@ def test_without_data_it_compresses_in_one_shot(workplace):
     assert report.verification.passed
     assert report.original.metrics == {}
     assert report.ratios.parameters > 1.5
+
+
+def test_only_stages_that_the_spec_asks_for_are_announced(workplace):
+    class Stages(Silent):
+        def __init__(self):
+            self.begun = []
+
+        def stage(self, name):
+            self.begun.append(name)
+
+    spec = {**ONE_SHOT, "benchmark": {"providers": []}}
+    stages = Stages()
+    report = onnxadmm.compress(workplace / "model.onnx", spec, progress=stages).report
+    assert stages.begun == ["analyse", "project", "cut", "prove"]
+    assert [s.name for s in report.stages] == stages.begun
 
 
 def test_a_graph_in_memory_is_not_changed(workplace):
