@@ -59,6 +59,9 @@ class _Keeper:
     def open(self, values: Mapping[str, Any], limit_s: float) -> tuple[WorkerProcess, int, Any]:
         """Return the process, the session's number in it, and what it answered."""
         with self._lock:
+            if self._worker is not None and self._owner == os.getpid() and self._worker.has_ended:
+                # By no request, or it would be forgotten: somebody else ended it, and this model is not to blame.
+                self._end(self._worker)
             # After a fork the pipes are the parent's.
             if self._worker is None or self._owner != os.getpid():
                 self._worker = WorkerProcess("the sessions", START_S)

@@ -106,6 +106,11 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone."""
+        return self._process.poll() is not None
+
     def open(
         self,
         model: Path,

@@ -24,9 +24,13 @@ def check_loss(value: float, output: str, step: int) -> None:
 
 MOST_GROWTH = 100.0
 """By its mean over an epoch. The end doesn't count: a network that exploded may be dead by then, at the loss of chance."""
+GROWTH_AFTER_RETREAT = 1.0
+"""As `MOST_GROWTH`, for a run that went back before: that it diverges is known, and so what a large loss means."""
 
 
-def check_growth(loss: float, scale: float | None, output: str, step: int) -> None:
+def check_growth(
+    loss: float, scale: float | None, output: str, step: int, *, went_back: bool = False
+) -> None:
     """Refuse a loss that is finite and absurd.
 
     Args:
@@ -34,11 +38,13 @@ def check_growth(loss: float, scale: float | None, output: str, step: int) -> No
         scale: A large loss, as answers have that belong to other samples; None where that can't be told.
         output: The output that it is computed on.
         step: The last one of the epoch.
+        went_back: Whether the run diverged before.
 
     Raises:
-        DivergedError: It is more than `MOST_GROWTH` times as large.
+        DivergedError: It is more than `MOST_GROWTH` times as large, or `GROWTH_AFTER_RETREAT` times.
     """
-    if scale is not None and loss > MOST_GROWTH * scale:
+    most = GROWTH_AFTER_RETREAT if went_back else MOST_GROWTH
+    if scale is not None and loss > most * scale:
         raise DivergedError(
             f"step {step}: the loss on output {one_line(output, 60)!r} is {loss:.3g} over the epoch; before training, answers dealt "
             f"to the wrong samples had at most {scale:.3g}"

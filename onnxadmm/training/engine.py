@@ -210,9 +210,11 @@ class Trainer:
         """
         retreats = self.position.retreats
         if retreats >= MAX_RETREATS or self._good is None:
+            left = self.store is not None and self.store.newest() is not None
+            again = ", and run again with --restart: this run left checkpoints" if left else ""
             raise DivergedError(
                 f"{error.args[0]}, after going back {retreats} times with smaller steps; lower "
-                "schedule.optimizer.lr, or check the data's scale"
+                f"schedule.optimizer.lr, or check the data's scale{again}"
             ) from None
         good = self._good
         self._restore_weights(good)
@@ -253,7 +255,13 @@ class Trainer:
         # No step follows that would see what the last one did.
         descent.look(self.module, samples(at.batch - 1), alone=False)
         loss = at.loss_sum / steps
-        divergence.check_growth(loss, at.scale, self.imported.outputs[self.output], at.step)
+        divergence.check_growth(
+            loss,
+            at.scale,
+            self.imported.outputs[self.output],
+            at.step,
+            went_back=at.retreats > 0,
+        )
         descent.end_epoch(loss)
         average = descent.average
         averaged = contextlib.nullcontext() if average is None else average.in_place()

@@ -138,3 +138,10 @@ def test_the_process_stays_for_who_has_a_session_and_no_longer():
     isolated.give_memory_back()
     assert not process.is_running()
     assert len(run(open_isolated(matmuls(1), name="c"), ["y"], rows(1))) == 1
+
+
+def test_a_model_is_not_blamed_for_a_process_that_was_ended_before_it_came():
+    process = psutil.Process(open_isolated(matmuls(1), name="a").process_id)
+    process.terminate()
+    psutil.wait_procs([process], timeout=30)
+    assert len(run(open_isolated(matmuls(1), name="b"), ["y"], rows(1))) == 1

@@ -195,6 +195,21 @@ def test_a_learning_rate_that_explodes_is_said(kind, monkeypatch):
         made.run()
 
 
+def test_after_divergence_it_is_said_that_checkpoints_are_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "CHECKPOINT_INTERVAL_S", -1.0)
+    monkeypatch.setattr(engine, "CHECKPOINT_SHARE", 1e9)
+    _, made = trainer("retrain", schedule={"retrain": 2}, store=CheckpointStore(tmp_path, {}))
+
+    def diverging(phase, take, index):
+        if made.position.epoch == 1:
+            raise DivergedError("step 9: it did")
+        return take(index)
+
+    watch(made, step=diverging)
+    with pytest.raises(DivergedError, match="run again with --restart: this run left checkpoints"):
+        made.run()
+
+
 @pytest.mark.parametrize(("persists", "fails"), [(2, False), (99, True)])
 def test_a_loss_that_is_finite_and_absurd_is_divergence(persists, fails):
     net, made = trainer("retrain", schedule={"retrain": 1})
@@ -218,6 +233,29 @@ def test_a_loss_that_is_finite_and_absurd_is_divergence(persists, fails):
         history = made.run().history
         assert made.position.retreats == persists
         assert [r.loss < 100 for r in history] == [True]
+
+
+@pytest.mark.parametrize(("later", "fails"), [(3.0, True), (1.0, False)])
+def test_a_run_that_went_back_must_do_better_than_wrong_answers(later, fails):
+    """A loss three times as large is no divergence by itself, see the next test; after one it is no recovery."""
+    net, made = trainer("retrain", schedule={"retrain": 1})
+    before = net.imported.weights()
+
+    def spoiling(phase, take, index):
+        value = take(index)
+        wild = later if made.position.retreats else 100.0
+        with torch.no_grad():
+            for name, weight in net.imported.binding.items():
+                weight.copy_(torch.from_numpy(before[name]) * wild)
+        return value
+
+    watch(made, step=spoiling)
+    if fails:
+        with pytest.raises(DivergedError, match=r"over the epoch; before training, .*back 3 times"):
+            made.run()
+    else:
+        made.run()
+        assert made.position.retreats == 1
 
 
 @pytest.mark.parametrize(("factor", "retreats"), [(100.0, 3), (3.0, 0)])
