@@ -71,7 +71,7 @@ def probe(
     """Run a model once, unoptimised, with random inputs and every value as an output.
 
     The run happens in a child process with limited memory and time. Cost: a fifth of a second, the run
-    itself, and twice the model's size in memory; of a model over 1 GiB, its size on the disk instead.
+    itself, and twice the model's size in memory; of a model over 64 MiB, its size on the disk instead.
 
     Args:
         model: The model; isn't changed.
@@ -85,7 +85,7 @@ def probe(
     Raises:
         ModelError: ONNX Runtime can't run it; gives its reason.
         UnsupportedError: It has no kernel for an operator and element type.
-        ResourceError: There is no room for a temporary copy of a model over 1 GiB.
+        ResourceError: There is no room for a temporary copy of a model over 64 MiB.
     """
     parts = split_mapped(model, _STAGED)
     fetch = _fetch_everything(parts.proto)
