@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxadmm.errors import ResourceError
+from onnxadmm.errors import ResourceError, one_line
 from onnxadmm.graph import TEMPORARY
 
 _NAMES = {
@@ -78,7 +78,7 @@ def put_on_disk(tensors: Mapping[str, Tensor], folder: Path | None) -> dict[str,
         folder: Where there is room; the system's folder for temporary files where it is None.
 
     Raises:
-        ResourceError: The disk refuses.
+        ResourceError: The disk refuses, or the system can't map the file.
     """
     from safetensors.torch import load_file
 
@@ -91,8 +91,10 @@ def put_on_disk(tensors: Mapping[str, Tensor], folder: Path | None) -> dict[str,
             file.flush()
             # The mapping outlives the name.
             return load_file(file.name)
-    except OSError as e:
+    except (OSError, RuntimeError) as e:
+        # torch maps the file, and says in a RuntimeError that there is no memory for it.
+        reason = one_line(getattr(e, "strerror", None) or e, 120)
         raise ResourceError(
-            f"the state that a run goes back to if it diverges: {e.strerror or e}; free disk space in the output "
+            f"the state that a run goes back to if it diverges: {reason}; free memory, or disk space in the output "
             "folder, or set TMPDIR where nothing is written"
         ) from None

@@ -42,3 +42,12 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="the state that a run goes back to"):
         put_on_disk({"w": torch.ones(2)}, tmp_path / "file")
+
+
+def test_a_file_that_cannot_be_mapped_is_no_bug_of_ours(monkeypatch, tmp_path):
+    def refuse(_):
+        raise RuntimeError("unable to mmap 11811176192 bytes from file: Cannot allocate memory")
+
+    monkeypatch.setattr("safetensors.torch.load_file", refuse)
+    with pytest.raises(ResourceError, match="Cannot allocate memory; free memory"):
+        put_on_disk({"w": torch.ones(2)}, tmp_path)
