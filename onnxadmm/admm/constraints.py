@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from onnxadmm.admm.grids import Grid
-from onnxadmm.admm.projections import slice_energy, top_k_mask
+from onnxadmm.admm.projections import row_slices, slice_energy, top_k_magnitudes, top_k_mask
 from onnxadmm.channels import ChannelClass, Slice
 
 
@@ -44,17 +44,27 @@ class Constraint(ABC):
 
     def project(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the closest member of the set (Euclidean, over all its tensors together)."""
-        return dict(self.closest(weights))
+        found = {n: torch.empty_like(weights[n]) for n in self.tensors}
+        for n, rows, part in self.closest(weights):
+            whole_rows(found[n])[rows] = part
+        return found
 
-    def closest(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the closest member tensor by tensor: no more than one need be in memory.
+    def closest(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, slice, Tensor]]:
+        """Yield the closest member, of each tensor some rows after the other: no more need be in memory.
 
-        By default the weight where its mask holds, else 0. What was yielded may be changed, and the weight that it
-        came from.
+        By default the weight where its mask holds, else 0. Those rows of the weight, and what was yielded, may be
+        changed before the next ones come.
+
+        Yields:
+            The tensor's name, which of its rows, and the member's elements there; of a number without axes one row.
         """
         masks = self.masks(weights)
         for n in self.tensors:
-            yield n, torch.where(masks[n], weights[n], 0.0)
+            weight = whole_rows(weights[n])
+            mask = masks[n].expand_as(weights[n]).view_as(weight) if n in masks else None
+            for rows in row_slices(weight):
+                part = weight[rows]
+                yield n, rows, part.clone() if mask is None else torch.where(mask[rows], part, 0.0)
 
     @abstractmethod
     def tightened(self, share: float) -> Constraint:
@@ -63,6 +73,11 @@ class Constraint(ABC):
         What is kept shrinks geometrically, as the progressive method's steps do (arXiv 1903.09769,
         section 4).
         """
+
+
+def whole_rows(weight: Tensor) -> Tensor:
+    """Return a view with at least one axis."""
+    return weight if weight.dim() else weight[None]
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ class Unstructured(Constraint):
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keep the largest elements; see `Constraint.masks`."""
         weight = weights[self.tensor]
-        return {self.tensor: top_k_mask(weight.abs().flatten(), self.keep).view_as(weight)}
+        return {self.tensor: top_k_magnitudes(weight, self.keep)}
 
     def tightened(self, share: float) -> Unstructured:
         """Keep a number of elements between all and `keep`; see `Constraint.tightened`."""

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onnxadmm.admm.constraints import Constraint
+from onnxadmm.admm.constraints import Constraint, whole_rows
 from onnxadmm.admm.grids import Grid
+from onnxadmm.admm.projections import row_slices
 from onnxadmm.quantize import Levels, project_levels
 
 
@@ -37,12 +38,15 @@ class QuantizedWeight(Constraint):
         """The one tensor."""
         return (self.tensor,)
 
-    def closest(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def closest(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, slice, Tensor]]:
         """Yield the closest weight on levels; see `project_levels`."""
         weight = weights[self.tensor]
         quantized, scales = self._closest(weight)
-        # Levels times scales, rounded once, as `Grid.nearest` has it.
-        yield self.tensor, (quantized.float() * scales.float()).to(weight)
+        levels = whole_rows(quantized)
+        spread = whole_rows(scales.float().expand_as(quantized))
+        for rows in row_slices(levels):
+            # Levels times scales, rounded once, as `Grid.nearest` has it.
+            yield self.tensor, rows, (levels[rows].float() * spread[rows]).to(weight)
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the support: levels zero no weight for good; see `Constraint.masks`."""

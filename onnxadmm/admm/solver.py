@@ -21,11 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onnxadmm.admm.constraints import Constraint, joint_masks
+from onnxadmm.admm.constraints import Constraint, joint_masks, whole_rows
 from onnxadmm.admm.penalty import Penalty
-
-_PIECE = 1 << 20
-"""Elements that are summed at once."""
+from onnxadmm.admm.projections import row_slices
 
 HOLD = 0.1
 """How hard what stays is held at its place of the last update, at most.
@@ -52,7 +50,8 @@ class Residuals:
 class Solver:
     """Z, U and ρ over a set of constraints; each has its own ρ, which its own residuals move.
 
-    Memory: two copies of the constrained weights a constraint, Z and U.
+    Memory: two copies of the constrained weights a constraint, Z and U. An update takes the mask of one constraint
+    besides, and what its projection takes.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Solver:
         self.u: list[dict[str, Tensor]] = []
         with torch.no_grad():
             for c in self.constraints:
-                self.z.append({n: z.clone() for n, z in c.project(self._detached(c)).items()})
+                self.z.append(c.project(self._detached(c)))
                 self.u.append({n: torch.zeros_like(self.weights[n]) for n in c.tensors})
 
     @property
@@ -120,13 +119,15 @@ class Solver:
                 u[n].add_(self.weights[n])
             # U holds W + U for as long as it is projected: its sum needs no memory of its own.
             parts = [0.0, 0.0, 0.0]
-            for n, new in c.closest(u):
-                weight = self.weights[n].detach()
-                parts[0] += _square(weight, new)
-                parts[1] += _square(new, z[n])
+            for n, rows, new in c.closest(u):
+                weight, dual, copy = (
+                    whole_rows(t)[rows] for t in (self.weights[n].detach(), u[n], z[n])
+                )
+                parts[0] += _square(weight - new)
+                parts[1] += _square(copy.sub_(new))
                 parts[2] += _square(weight)
-                u[n].sub_(new)
-                z[n].copy_(new)
+                dual.sub_(new)
+                copy.copy_(new)
             each[c.name] = _relative(parts)
             sums = [a + b for a, b in zip(sums, parts, strict=True)]
         self.updates += 1
@@ -170,15 +171,13 @@ class Solver:
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield the same few rows of tensors of one shape, as views."""
-    whole = [t if t.dim() else t[None] for t in tensors]
-    rows = max(1, len(whole[0]) * _PIECE // max(1, whole[0].numel()))
-    return zip(*(torch.split(t, rows) for t in whole), strict=True)
+    whole = [whole_rows(t) for t in tensors]
+    return (tuple(t[rows] for t in whole) for rows in row_slices(whole[0]))
 
 
-def _square(x: Tensor, y: Tensor | None = None) -> float:
-    """Return ||x - y||², in float64 a few rows at a time: whole it would take several times the weight's memory."""
-    differences = (a for (a,) in _pieces(x)) if y is None else (a - b for a, b in _pieces(x, y))
-    return sum(float(d.double().square().sum()) for d in differences)
+def _square(x: Tensor) -> float:
+    """Return ||x||² in float64."""
+    return float(x.double().square().sum())
 
 
 def _relative(parts: Sequence[float]) -> Residuals:

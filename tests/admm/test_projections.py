@@ -22,7 +22,7 @@ from onnxadmm.admm import (
     projections,
     top_k_mask,
 )
-from onnxadmm.admm.projections import slice_energy
+from onnxadmm.admm.projections import slice_energy, top_k_magnitudes
 from onnxadmm.channels import ChannelClass, Slice
 
 # Few values, so that ties and zeros are common.
@@ -275,5 +275,22 @@ def test_the_energy_of_slices_is_the_same_taken_a_few_at_a_time(monkeypatch, axi
     others = [a for a in range(3) if a != axis]
     expected = weight.double().square().sum(others)
     for elements in (1, 30, 1 << 22):
-        monkeypatch.setattr(projections, "_ENERGY_ELEMENTS", elements)
+        monkeypatch.setattr(projections, "PIECE", elements)
         torch.testing.assert_close(projections.slice_energy(weight, axis), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(weight=st.integers(1, 40).flatmap(vectors), data=st.data())
+def test_counting_magnitudes_keeps_what_selecting_keeps(weight, data):
+    k = data.draw(st.integers(0, len(weight)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projections, "PIECE", data.draw(st.integers(1, 3)))
+        patch.setattr(projections, "LARGE", 0)
+        assert torch.equal(top_k_magnitudes(weight, k), top_k_mask(weight.abs(), k))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_counting_refuses_what_is_not_finite(bad, monkeypatch):
+    monkeypatch.setattr(projections, "LARGE", 0)
+    with pytest.raises(ValueError, match="not finite"):
+        top_k_magnitudes(torch.tensor([1.0, bad, 2.0]), 1)
