@@ -24,7 +24,7 @@ from onnxadmm.admm import (
     kept_channels,
 )
 from onnxadmm.channels import Pool
-from onnxadmm.data import Dataset, image_inputs
+from onnxadmm.data import Dataset
 from onnxadmm.errors import DataError, SpecError, one_line
 from onnxadmm.graph import Probe, constant_of, output_layout
 from onnxadmm.graph.constants import compute_constant
@@ -302,8 +302,9 @@ class Learner:
             return
         augmentation = None
         if spec.data.augment is not None:
-            images = image_inputs(spec.data.augment, samples.train)
-            augmentation = Augmentation(spec.data.augment, images, len(samples.train), spec.seed)
+            augmentation = Augmentation(
+                spec.data.augment, samples.images, len(samples.train), spec.seed
+            )
         self._settings = Settings(
             train=samples.train,
             evaluate=samples.evaluate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,15 +180,22 @@ def output_index(spec: Spec, model: ir.Model) -> int:
 
 @dataclass(frozen=True)
 class Samples:
-    """The spec's data, checked whole."""
+    """The spec's data, checked whole.
+
+    Attributes:
+        train: Samples to train on.
+        evaluate: Those held out.
+        images: The inputs that `data.augment` moves, with the axes of their height and width.
+    """
 
     train: Dataset
     evaluate: Dataset | None
+    images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def in_float32(self) -> Samples:
         """Return the same samples for the model's float32 form."""
         evaluate = None if self.evaluate is None else self.evaluate.in_float32()
-        return Samples(self.train.in_float32(), evaluate)
+        return replace(self, train=self.train.in_float32(), evaluate=evaluate)
 
 
 def load_samples(request: Request, probe: Probe) -> Samples | None:
@@ -219,6 +226,5 @@ def load_samples(request: Request, probe: Probe) -> Samples | None:
         )
 
     train = load(data.train)
-    if data.augment is not None:
-        image_inputs(data.augment, train)
-    return Samples(train, load(data.evaluate) if data.evaluate is not None else None)
+    images = image_inputs(data.augment, train) if data.augment is not None else {}
+    return Samples(train, load(data.evaluate) if data.evaluate is not None else None, images)
