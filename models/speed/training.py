@@ -43,9 +43,20 @@ SIZE, BATCH = 224, 4
 
 
 def native(name: str) -> nn.Module:
-    """Return a torchvision network with seeded random weights."""
+    """Return a torchvision network with seeded random weights and normalisations as a trained one has them.
+
+    A fresh one's are all ones and zeros, which the exporter stores once: a bias would be a running mean as well.
+    """
     torch.manual_seed(0)
     network: nn.Module = getattr(torchvision.models, name)(weights=None)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.8, 1.2)
+            for tensor in (module.bias, module.running_mean):
+                assert tensor is not None
+                nn.init.normal_(tensor, std=0.02)
     return network
 
 

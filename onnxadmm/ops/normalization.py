@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxadmm.errors import UnsupportedError
 from onnxadmm.ops._attributes import integer, number
 from onnxadmm.ops._base import BuildScope, LabelScope, Operator, describe, register
+from onnxadmm.ops.axes import origin_of
 from onnxadmm.ops.sample_statistics import renormalise
 
 
@@ -81,7 +82,7 @@ class BatchNormalization(Operator):
                 for old, n in zip((mean, variance), new, strict=True)
             ]
             return (result, *followed)[: len(node.outputs)]
-        if any(scope.constant(v) is None for v in node.inputs[3:5]):
+        if any(origin_of(v) is None for v in node.inputs[3:5]):
             # Standardised weights are exported so too: the gradient goes through what is computed.
             return scope.call(_normalise, x, mean, variance, scale=scale, bias=bias, eps=eps)
         return scope.call(
