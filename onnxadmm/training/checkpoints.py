@@ -39,13 +39,13 @@ class Checkpoint:
     """
 
     step: int
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     state: dict[str, Any]
 
     def under(self, prefix: str, device: torch.device) -> dict[str, Tensor]:
         """Return the tensors whose names start so, on the device, without the prefix."""
-        found = {n: t for n, t in self.tensors.items() if n.startswith(prefix)}
-        return {n[len(prefix) :]: t.to(device) for n, t in found.items()}
+        names = [n for n in self.tensors if n.startswith(prefix)]
+        return {n[len(prefix) :]: self.tensors[n].to(device) for n in names}
 
 
 @dataclass(frozen=True)

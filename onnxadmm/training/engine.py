@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from onnxadmm.training.position import Position
 from onnxadmm.training.rates import RETREAT_FACTOR
 from onnxadmm.training.settings import Settings
 from onnxadmm.training.teacher import Teacher
-from onnxadmm.training.tensor_files import put_on_disk
+from onnxadmm.training.tensor_files import Prefixed, put_on_disk
 
 CHECKPOINT_INTERVAL_S = 15.0
 """A checkpoint is written after the first step that ends so long after the one before."""
@@ -353,8 +354,10 @@ class Trainer:
         now = self._capture(descent)
         if self._good is not None:
             # Where a run goes back to belongs to its state: resumed, it must go back to the same.
-            now.tensors.update({f"good.{n}": t for n, t in self._good.tensors.items()})
+            good = Prefixed("good.", self._good.tensors)
             now.state["good"] = self._good.state
+            # Only the first of a chain is ever written to.
+            now = replace(now, tensors=ChainMap({}, now.tensors, good))  # type: ignore[arg-type]
         self.store.save(now)
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - started

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
+import os
 import struct
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,16 @@ _NAMES = {
 _ALIGNMENT = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies in a file: its type, its shape, and its first byte and the one after its last."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
 class TensorFile:
     """The content of a safetensors file, piece by piece."""
 
@@ -38,28 +53,34 @@ class TensorFile:
         """Lay the file out; the tensors are read when it is written.
 
         Args:
-            tensors: By name, on any device and in any layout.
+            tensors: By name, on any device and in any layout. Each is asked for anew whenever it is written.
         """
+        self._tensors = tensors
+        self.places: dict[str, Place] = {}
+        """Where each tensor lies, counted from the end of the header."""
+        kinds = {n: (t.dtype, tuple(t.shape), t.element_size()) for n, t in tensors.items()}
+        end = 0
         # Wide elements first: then each tensor begins at a multiple of its element's size.
-        order = sorted(tensors, key=lambda n: (-tensors[n].element_size(), n))
-        self.tensors = {n: tensors[n] for n in order}
+        for name in sorted(kinds, key=lambda n: (-kinds[n][2], n)):
+            dtype, shape, width = kinds[name]
+            start, end = end, end + math.prod(shape) * width
+            self.places[name] = Place(dtype, shape, start, end)
+
+    def header(self) -> bytes:
+        """Return what stands before the tensors."""
+        entries = {
+            n: {"dtype": _NAMES[p.dtype], "shape": p.shape, "data_offsets": [p.start, p.end]}
+            for n, p in self.places.items()
+        }
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _ALIGNMENT)
+        return struct.pack("<Q", len(text)) + text
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the header, then each tensor's bytes."""
-        header: dict[str, Any] = {}
-        end = 0
-        for name, tensor in self.tensors.items():
-            start, end = end, end + tensor.numel() * tensor.element_size()
-            header[name] = {
-                "dtype": _NAMES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [start, end],
-            }
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)
-        yield struct.pack("<Q", len(text)) + text
-        for tensor in self.tensors.values():
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+        yield self.header()
+        for name in self.places:
+            flat = self._tensors[name].detach().cpu().contiguous().reshape(-1)
             yield flat.view(torch.uint8).numpy().data
 
     def sha256(self) -> str:
@@ -70,7 +91,80 @@ class TensorFile:
         return digest.hexdigest()
 
 
-def put_on_disk(tensors: Mapping[str, Tensor], folder: Path | None) -> dict[str, Tensor]:
+class Prefixed(Mapping[str, Tensor]):
+    """Tensors under longer names."""
+
+    def __init__(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put the prefix before each name."""
+        self._prefix, self._tensors = prefix, tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a tensor.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        if not name.startswith(self._prefix):
+            raise KeyError(name)
+        return self._tensors[name.removeprefix(self._prefix)]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return (self._prefix + n for n in self._tensors)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._tensors)
+
+
+class PutAside(Mapping[str, Tensor]):
+    """Tensors in a file without a name. Each is mapped when it is asked for, and only as long as it is held.
+
+    What is written into one stays with whoever holds it. In one piece the file may be larger than the addresses that
+    are left under a limit of memory, though it takes none.
+    """
+
+    def __init__(self, path: str, content: TensorFile) -> None:
+        """Open a file, which may lose its name afterwards.
+
+        Args:
+            path: Where it is.
+            content: What was written into it.
+        """
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._places, self._begin = content.places, len(content.header())
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Map a tensor.
+
+        Raises:
+            KeyError: There is none of this name.
+            ResourceError: There are no addresses left for it.
+        """
+        place = self._places[name]
+        if place.start == place.end:
+            return torch.empty(place.shape, dtype=place.dtype)
+        start, end = self._begin + place.start, self._begin + place.end
+        first = start - start % mmap.ALLOCATIONGRANULARITY
+        try:
+            mapped = mmap.mmap(self._file, end - first, access=mmap.ACCESS_COPY, offset=first)
+        except OSError as e:
+            raise _refused(e) from None
+        count = math.prod(place.shape)
+        flat = torch.frombuffer(mapped, dtype=place.dtype, count=count, offset=start - first)
+        return flat.reshape(place.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._places)
+
+
+def put_on_disk(tensors: Mapping[str, Tensor], folder: Path | None) -> PutAside:
     """Return copies that lie in a file without a name and are read from there when they are needed.
 
     Args:
@@ -78,23 +172,24 @@ def put_on_disk(tensors: Mapping[str, Tensor], folder: Path | None) -> dict[str,
         folder: Where there is room; the system's folder for temporary files where it is None.
 
     Raises:
-        ResourceError: The disk refuses, or the system can't map the file.
+        ResourceError: The disk refuses.
     """
-    from safetensors.torch import load_file
-
+    content = TensorFile(tensors)
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY) as file:
-            for piece in TensorFile(tensors):
+            for piece in content:
                 file.write(piece)
             file.flush()
-            # The mapping outlives the name.
-            return load_file(file.name)
-    except (OSError, RuntimeError) as e:
-        # torch maps the file, and says in a RuntimeError that there is no memory for it.
-        reason = one_line(getattr(e, "strerror", None) or e, 120)
-        raise ResourceError(
-            f"the state that a run goes back to if it diverges: {reason}; free memory, or disk space in the output "
-            "folder, or set TMPDIR where nothing is written"
-        ) from None
+            return PutAside(file.name, content)
+    except OSError as e:
+        raise _refused(e) from None
+
+
+def _refused(e: OSError) -> ResourceError:
+    reason = one_line(e.strerror or e, 120)
+    return ResourceError(
+        f"the state that a run goes back to if it diverges: {reason}; free memory, or disk space in the output "
+        "folder, or set TMPDIR where nothing is written"
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load
 
 from onnxadmm.errors import ResourceError
-from onnxadmm.training.tensor_files import TensorFile, put_on_disk
+from onnxadmm.training.tensor_files import Prefixed, TensorFile, put_on_disk
 
 TENSORS = {
     "mask": torch.tensor([True, False, True]),
@@ -44,10 +49,50 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
         put_on_disk({"w": torch.ones(2)}, tmp_path / "file")
 
 
-def test_a_file_that_cannot_be_mapped_is_no_bug_of_ours(monkeypatch, tmp_path):
-    def refuse(_):
-        raise RuntimeError("unable to mmap 11811176192 bytes from file: Cannot allocate memory")
+def test_what_is_written_into_a_tensor_put_aside_stays_with_its_holder(tmp_path):
+    aside = put_on_disk(TENSORS, tmp_path)
+    for name, tensor in TENSORS.items():
+        got = aside[name]
+        assert got.dtype == tensor.dtype
+        assert torch.equal(got, tensor)
+        got.zero_()
+        assert torch.equal(aside[name], tensor)
 
-    monkeypatch.setattr("safetensors.torch.load_file", refuse)
+
+def test_tensors_put_aside_are_written_again_under_longer_names(tmp_path):
+    longer = Prefixed("good.", put_on_disk(TENSORS, tmp_path))
+    assert "mask" not in longer
+    read = load(b"".join(bytes(p) for p in TensorFile(longer)))
+    assert {n: t.tolist() for n, t in read.items()} == {
+        f"good.{n}": t.tolist() for n, t in TENSORS.items()
+    }
+
+
+def test_more_is_put_aside_and_taken_back_than_there_are_addresses_for(tmp_path):
+    """A limit of memory counts what is mapped, though a file's pages take none."""
+    script = """
+import resource, torch
+from onnxadmm.training.tensor_files import Prefixed, TensorFile, put_on_disk
+weights = {str(n): torch.full((1 << 22,), float(n)) for n in range(8)}  # 16 MiB each
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (40 << 20), resource.RLIM_INFINITY))
+aside = put_on_disk(weights, None)
+for name, weight in weights.items():
+    weight.zero_()
+    weight.copy_(aside[name])
+assert sum(len(p) for p in TensorFile(aside)) > 128 << 20
+assert [w[-1].item() for w in weights.values()] == list(range(8))
+"""
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+
+
+def test_a_tensor_that_cannot_be_mapped_is_no_bug_of_ours(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    aside = put_on_disk({"w": torch.ones(2)}, tmp_path)
+    monkeypatch.setattr("mmap.mmap", refuse)
     with pytest.raises(ResourceError, match="Cannot allocate memory; free memory"):
-        put_on_disk({"w": torch.ones(2)}, tmp_path)
+        aside["w"]
