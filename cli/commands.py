@@ -50,6 +50,11 @@ def main() -> None:
     help="Start anew where checkpoints of a run that was not finished are in the output folder.",
 )
 @click.option(
+    "--no-checkpoints",
+    is_flag=True,
+    help="Write no checkpoints, for want of disk space: a run that is interrupted is lost.",
+)
+@click.option(
     "--allow-code",
     is_flag=True,
     help="Let functions run that the spec names, from Python files in its folder.",
@@ -62,6 +67,7 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
     overrides: tuple[str, ...],
     resume: bool,
     restart: bool,
+    no_checkpoints: bool,
     allow_code: bool,
     quiet: bool,
 ) -> None:
@@ -77,9 +83,13 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
 
     if resume and restart:
         raise click.UsageError("--resume goes on from checkpoints that --restart drops; give one")
+    if resume and no_checkpoints:
+        raise click.UsageError(
+            "--resume needs the checkpoints that --no-checkpoints leaves out; give one"
+        )
     folder = output or model.with_name(f"{model.stem}-compressed")
     console = Console(quiet=quiet)
-    with console, Signals(folder) as signals:
+    with console, Signals(folder, saves=not no_checkpoints) as signals:
         result = run(
             model,
             spec,
@@ -87,6 +97,7 @@ def compress(  # noqa: PLR0917  (click hands options over by name)
             overrides=overrides,
             resume=resume,
             restart=restart,
+            checkpoints=not no_checkpoints,
             allow_code=allow_code,
             progress=console,
             stop=signals,

@@ -38,9 +38,9 @@ class Signals:
     never waits.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Name the output folder: where checkpoints would be."""
-        self._folder = folder
+    def __init__(self, folder: Path, *, saves: bool = True) -> None:
+        """Name the output folder: where checkpoints would be, if the run saves any."""
+        self._folder, self._saves = folder, saves
         self._received: list[int] = []
         self._deferring = False
 
@@ -75,6 +75,11 @@ class Signals:
 
     def _interrupted(self, number: int) -> Interrupted:
         name = signal.Signals(number).name
+        if not self._saves:
+            return Interrupted(
+                f"interrupted by {name}, without checkpoints; nothing was written, run it again",
+                number,
+            )
         if self._deferring or any((self._folder / "checkpoints").rglob("*.json")):
             words = [a for a in sys.argv[1:] if a not in {"--resume", "--restart"}]
             again = shlex.join(["onnxadmm", *words, "--resume"])

@@ -58,6 +58,7 @@ from onnxadmm.pipeline.request import (
     resolve,
 )
 from onnxadmm.pipeline.surgery import plan_surgery
+from onnxadmm.pipeline.unfinished import Course
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
 from onnxadmm.quantize import require_opset
 from onnxadmm.report import PackedTensor, Report, Verification, render_all
@@ -118,6 +119,7 @@ def compress(
     overrides: Iterable[str] = (),
     resume: bool = False,
     restart: bool = False,
+    checkpoints: bool = True,
     allow_code: bool = False,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
@@ -132,6 +134,8 @@ def compress(
         resume: Go on from the folder's newest checkpoint.
         restart: Drop the checkpoints of a run in the folder that was not finished, and start anew; without either
             it is refused.
+        checkpoints: Whether the folder gets checkpoints: a run without them takes less of the disk and can't be
+            resumed.
         allow_code: Whether functions that the spec names may run, from Python files in the spec's folder.
         progress: Listens to what happens.
         stop: Asked during training whether the run shall stop; its state is saved before it does.
@@ -147,8 +151,9 @@ def compress(
     listener = Silent() if worker or progress is None else progress
     journal, stopping = Journal(listener), stop or NeverStop()
     if output is None:
-        return _run(request, journal, stopping, None, resume=False, restart=False)
+        return _run(request, journal, stopping, None, Course())
     folder = Path(output)
+    course = Course(resume, restart, checkpoints)
     source = (
         Path(cast("str", model))
         if not isinstance(model, ir.Model) and not hasattr(model, "graph")
@@ -156,7 +161,7 @@ def compress(
     )
     check_output(folder, source)
     with contextlib.nullcontext() if worker else locked(folder):
-        result = _run(request, journal, stopping, folder, resume=resume, restart=restart)
+        result = _run(request, journal, stopping, folder, course)
         write_all(folder, result.files)
     return result
 
@@ -166,20 +171,18 @@ def _run(
     journal: Journal,
     stop: StopRequest,
     folder: Path | None,
-    *,
-    resume: bool,
-    restart: bool,
+    course: Course,
 ) -> Result:
     """Check what came in, then go through the other stages."""
     checked = _check(request, journal)
-    done = finished(folder, checked.belongs) if resume and folder is not None else None
+    done = finished(folder, checked.belongs) if course.resume and folder is not None else None
     if done is not None:
         journal.progress.note("this run was finished before; nothing to do")
         return Result(*done, {})
     ran = checked.analysis.probe
     pace = bench.Pace(ran.seconds, sum(a.size for a in ran.inputs.values()))
     with bench.paced(pace):
-        return _carry_out(request, checked, journal, stop, folder, resume=resume, restart=restart)
+        return _carry_out(request, checked, journal, stop, folder=folder, course=course)
 
 
 def _check(request: Request, journal: Journal) -> _Checked:
@@ -217,10 +220,9 @@ def _carry_out(
     checked: _Checked,
     journal: Journal,
     stop: StopRequest,
-    folder: Path | None,
     *,
-    resume: bool,
-    restart: bool,
+    folder: Path | None,
+    course: Course,
 ) -> Result:
     """Go through the stages that follow the checks of what came in."""
     spec, original = request.spec, request.model
@@ -233,7 +235,7 @@ def _carry_out(
     wide, feeds = masters.feeds(analysis.probe, samples)
     learner = Learner(masters.request, wide, feeds, journal=journal, stop=stop)
     if folder is not None:
-        learner.keep_checkpoints(folder, checked.belongs, resume=resume, restart=restart)
+        learner.keep_checkpoints(folder, checked.belongs, course)
     kept, trained = learner.decide(analysis, checked.targets, checked.pools, checked.rules)
     with journal.stage("cut"):
         steps = channel_steps(analysis, spec)

@@ -38,7 +38,7 @@ from onnxadmm.pipeline.limits import constraints, level_sets
 from onnxadmm.pipeline.processes import is_worker
 from onnxadmm.pipeline.receipts import training_identity
 from onnxadmm.pipeline.request import Request, Samples, output_index
-from onnxadmm.pipeline.unfinished import is_unfinished, stage_folders
+from onnxadmm.pipeline.unfinished import Course, is_unfinished, stage_folders
 from onnxadmm.progress import StopRequest
 from onnxadmm.quantize import OnLevels
 from onnxadmm.spec import Quantize
@@ -116,6 +116,7 @@ class Learner:
         self._request, self._samples, self._inputs = request, samples, inputs
         self._journal, self._stop = journal, stop
         self._folder: Path | None = None
+        self._saves = False
         self._identity: dict[str, str] = {}
         self._sparse: set[str] = set()
         self._imported: Imported | None = None
@@ -124,9 +125,7 @@ class Learner:
         self._layers: Mapping[str, Sequence[str]] = {}
         self._pruned = False
 
-    def keep_checkpoints(
-        self, folder: Path, identity: Mapping[str, str], *, resume: bool, restart: bool
-    ) -> None:
+    def keep_checkpoints(self, folder: Path, identity: Mapping[str, str], course: Course) -> None:
         """Write checkpoints under this output folder, and go on from those that are there of this very run.
 
         It ends with the same bits as one that starts anew, so nothing is lost by that but the time it saves. Those
@@ -135,16 +134,21 @@ class Learner:
         Args:
             folder: The output folder.
             identity: What the run belongs to.
-            resume: Whether to go on, and to refuse those of another run.
-            restart: Whether those of a run that can still go on are dropped.
+            course: What is asked for.
 
         Raises:
-            SpecError: There are some of another run that was not finished.
+            SpecError: There are some of another run that was not finished, or of this one, which saves none.
         """
         self._folder, self._identity = folder, dict(identity)
-        if resume or is_worker():
+        self._saves = course.save
+        if course.resume or is_worker():
             return
-        if not restart and is_unfinished(folder, self._belongs()):
+        if not course.restart and is_unfinished(folder, self._belongs()):
+            if not course.save:
+                raise SpecError(
+                    f"output {one_line(folder, 100)}: holds checkpoints of this run, which was not finished; leave "
+                    "--no-checkpoints out to go on from them, or --restart drops them"
+                )
             self._journal.progress.note(
                 "this run was not finished: it goes on from its checkpoints (--restart drops them)"
             )
@@ -316,6 +320,7 @@ class Learner:
             progress=self._journal.listener,
             stop=self._stop,
             augmentation=augmentation,
+            scratch=self._folder,
         )
         self._require_room(seen, self._settings, sets, levels if spec.level_epochs else ())
         with self._journal.stage("import"), within_memory():
@@ -360,8 +365,12 @@ class Learner:
             kept_answers=settings.augmentation is None,
         )
         memory, where = free_memory()
-        disk = None if self._folder is None else free_disk(self._folder)
-        require(demand, memory_bytes=memory, disk_bytes=disk, where=where)
+        require(
+            demand if self._saves else replace(demand, checkpoints=0),
+            memory_bytes=memory,
+            disk_bytes=free_disk(self._folder),
+            where=where,
+        )
 
     def _project(self, sets: Sequence[Constraint], trained: ir.Model) -> dict[str, Tensor]:
         """Project the weights as they came, in place: one shot, by magnitude."""
@@ -395,7 +404,7 @@ class Learner:
 
     def _store(self, name: str) -> CheckpointStore | None:
         """Return where a stage's checkpoints go."""
-        if self._folder is None:
+        if self._folder is None or not self._saves:
             return None
         return CheckpointStore(self._folder / "checkpoints" / name, self._belongs())
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnxadmm.errors import SpecError, one_line
 from onnxadmm.pipeline.receipts import finished_run
 from onnxadmm.training import CheckpointStore, Manifest
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run does with checkpoints.
+
+    Attributes:
+        resume: Whether it goes on from those in its folder, and refuses those of another run.
+        restart: Whether it drops those of a run that was not finished.
+        save: Whether it writes any.
+    """
+
+    resume: bool = False
+    restart: bool = False
+    save: bool = True
 
 
 def stage_folders(folder: Path) -> list[Path]:

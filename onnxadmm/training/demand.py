@@ -121,13 +121,13 @@ def estimate(
     )
 
 
-def require(demand: Demand, *, memory_bytes: int, disk_bytes: int | None, where: str) -> None:
+def require(demand: Demand, *, memory_bytes: int, disk_bytes: int, where: str) -> None:
     """Refuse training that can't fit.
 
     Args:
         demand: What it takes.
         memory_bytes: What is free where it trains.
-        disk_bytes: What is free where checkpoints go; None where none are kept.
+        disk_bytes: What is free in the output folder, or where temporary files go if there is none.
         where: `memory` or `GPU memory`, for the message.
 
     Raises:
@@ -140,10 +140,17 @@ def require(demand: Demand, *, memory_bytes: int, disk_bytes: int | None, where:
             f"and ADMM, {_text(demand.activations)} for a batch), {_text(memory_bytes)} is free; "
             "lower data.batch_size, or use a machine with more"
         )
-    if disk_bytes is not None and demand.disk + _LEAST_DISK > disk_bytes:
+    if demand.disk + _LEAST_DISK > disk_bytes:
+        what = "checkpoints need" if demand.checkpoints else "the state to go back to needs"
+        without = demand.checkpoints and demand.retreat + _LEAST_DISK <= disk_bytes
+        least = (
+            f", or run with --no-checkpoints, which can't be resumed (then {_text(demand.retreat + _LEAST_DISK)})"
+            if without
+            else ""
+        )
         raise ResourceError(
-            f"checkpoints need about {_text(demand.disk + _LEAST_DISK)} of disk space, "
-            f"{_text(disk_bytes)} is free in the output folder; free space, or choose another folder"
+            f"{what} about {_text(demand.disk + _LEAST_DISK)} of disk space, {_text(disk_bytes)} is free; free space, or "
+            f"choose another output folder{least}"
         )
 
 

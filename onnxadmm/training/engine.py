@@ -370,8 +370,7 @@ class Trainer:
 
     def _put_aside(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return a copy that training doesn't change, on the disk: in memory it would be all weights and duals again."""
-        folder = None if self.store is None else self.store.folder
-        return replace(checkpoint, tensors=put_on_disk(checkpoint.tensors, folder))
+        return replace(checkpoint, tensors=put_on_disk(checkpoint.tensors, self.settings.scratch))
 
     def _capture(self, descent: Descent | None) -> Checkpoint:
         """Return the state of the run; training goes on to change its tensors in place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,13 @@ def free_memory() -> tuple[int, str]:
     return available_bytes(), "memory"
 
 
-def free_disk(folder: Path) -> int:
-    """Return how many bytes an output folder's disk can take, its checkpoints so far included."""
+def free_disk(folder: Path | None) -> int:
+    """Return how many bytes an output folder's disk can take, its checkpoints so far included.
+
+    Without a folder it is the disk of temporary files.
+    """
+    if folder is None:
+        return shutil.disk_usage(tempfile.gettempdir()).free
     old = sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
     return shutil.disk_usage(folder).free + old
 

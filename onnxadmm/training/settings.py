@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnxadmm.data import Dataset
 from onnxadmm.progress import NeverStop, Progress, Silent, StopRequest
@@ -26,6 +27,7 @@ class Settings:
         progress: Listens.
         stop: Asked after every step; the state is saved before the run stops.
         augmentation: What moves the images of a training step.
+        scratch: A folder for the state that a run goes back to; the system's for temporary files where it is None.
     """
 
     train: Dataset
@@ -38,6 +40,7 @@ class Settings:
     progress: Progress = field(default_factory=Silent)
     stop: StopRequest = field(default_factory=NeverStop)
     augmentation: Augmentation | None = None
+    scratch: Path | None = None
 
     @property
     def batch(self) -> int:

@@ -357,3 +357,18 @@ def test_a_signal_is_nothing_that_code_on_the_way_can_take_for_an_error(
     text = capsys.readouterr().err
     assert text.startswith(f"error: interrupted by {sent.name} before training; nothing was")
     assert text.count("\n") == 1
+
+
+def test_a_run_that_saves_no_checkpoint_promises_none_when_it_is_interrupted(tmp_path):
+    from onnxadmm_cli.interrupts import Signals
+
+    from onnxadmm.errors import Interrupted
+
+    with (
+        Signals(tmp_path, saves=False) as signals,
+        pytest.raises(Interrupted) as caught,
+        signals.deferred(),
+    ):
+        signal.raise_signal(signal.SIGINT)
+    assert "nothing was written, run it again" in str(caught.value)
+    assert "--resume" not in str(caught.value)

@@ -120,3 +120,27 @@ def test_a_run_in_the_folder_of_an_earlier_one_can_be_resumed(workplace, tmp_pat
         onnxadmm.compress(*arguments, output=tmp_path, overrides=given, stop=StopAfter(3))
     resumed = onnxadmm.compress(*arguments, output=tmp_path, overrides=given, resume=True)
     assert resumed.report.seed == 1
+
+
+def test_a_run_without_checkpoints_writes_none_and_comes_to_the_same(workplace, tmp_path):
+    arguments = (workplace / "model.onnx", workplace / "spec.yaml")
+    kept = onnxadmm.compress(*arguments, output=tmp_path / "kept", overrides=SHORT)
+    folder = tmp_path / "none"
+    without = onnxadmm.compress(*arguments, output=folder, overrides=SHORT, checkpoints=False)
+    assert model_bytes(without.model) == model_bytes(kept.model)
+    assert checkpoints(tmp_path / "kept")
+    # It says that the run was finished, and of what.
+    assert [p.name for p in checkpoints(folder)] == ["finished"]
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".onnxadmm-")]
+
+
+def test_a_run_without_checkpoints_drops_none_unasked(workplace, tmp_path):
+    arguments = (workplace / "model.onnx", workplace / "spec.yaml")
+    with pytest.raises(Interrupted):
+        onnxadmm.compress(*arguments, output=tmp_path, overrides=SHORT, stop=StopAfter(3))
+    before = checkpoints(tmp_path)
+    with pytest.raises(SpecError, match="leave --no-checkpoints out to go on"):
+        onnxadmm.compress(*arguments, output=tmp_path, overrides=SHORT, checkpoints=False)
+    assert checkpoints(tmp_path) == before
+    onnxadmm.compress(*arguments, output=tmp_path, overrides=SHORT, checkpoints=False, restart=True)
+    assert [p.name for p in checkpoints(tmp_path)] == ["finished"]

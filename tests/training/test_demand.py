@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import runs
 
@@ -76,12 +78,20 @@ def test_what_does_not_fit_is_refused_with_the_numbers():
     with pytest.raises(
         ResourceError, match=r"14\.0 GiB of memory .*7\.0 GiB.* 13\.0 GiB is free"
     ) as e:
-        require(DEMAND, memory_bytes=13 << 30, disk_bytes=None, where="memory")
+        require(DEMAND, memory_bytes=13 << 30, disk_bytes=9 << 30, where="memory")
     assert e.value.exit_code == 4
-    with pytest.raises(ResourceError, match=r"4\.0 GiB of disk space, 3\.0 GiB is free"):
-        require(DEMAND, memory_bytes=15 << 30, disk_bytes=3 << 30, where="memory")
+    with pytest.raises(ResourceError, match=r"4\.0 GiB of disk space, 2\.0 GiB is free") as e:
+        require(DEMAND, memory_bytes=15 << 30, disk_bytes=2 << 30, where="memory")
+    # What wouldn't help is not advised.
+    assert "--no-checkpoints" not in str(e.value)
+    with pytest.raises(ResourceError, match=r"--no-checkpoints, .* \(then 3\.\d GiB\)"):
+        require(DEMAND, memory_bytes=15 << 30, disk_bytes=(7 << 30) // 2, where="memory")
+    without = replace(DEMAND, checkpoints=0)
+    with pytest.raises(ResourceError, match=r"go back to needs about 3\.\d GiB of disk space"):
+        require(without, memory_bytes=15 << 30, disk_bytes=2 << 30, where="memory")
 
 
 def test_what_fits_passes():
     require(DEMAND, memory_bytes=14 << 30, disk_bytes=5 << 30, where="memory")
-    require(DEMAND, memory_bytes=14 << 30, disk_bytes=None, where="memory")
+    without = replace(DEMAND, checkpoints=0)
+    require(without, memory_bytes=14 << 30, disk_bytes=4 << 30, where="memory")
