@@ -98,6 +98,20 @@ def labels_of(labelling: Labelling, value: ir.Value | None) -> set[int]:
     return {int(x) for labels in axes for x in np.unique(labels)} - {0}
 
 
+def content_of(value: ir.Value | None, weights: Mapping[str, Array]) -> Array | None:
+    """Return what a value holds where it is a held tensor, its axes in another order at most.
+
+    Args:
+        value: Say, a layer's weight, which a TensorFlow model turns around first.
+        weights: Content of held tensors where it differs from the graph's.
+    """
+    origin = ops.origin_of(value)
+    if origin is None or not origin.same_type:
+        return None
+    held = weights.get(origin.held.name or "", constant_of(origin.held))
+    return None if held is None else held.transpose(origin.axes)
+
+
 def constant_channels(
     model: ir.Model, labelling: Labelling, probe: Probe, weights: Mapping[str, Array]
 ) -> Known:
@@ -157,9 +171,7 @@ class _Walk:
                 self._pass_on(node, zeros_only=kind in ZERO_KEEPING)
 
     def _held(self, value: ir.Value | None) -> Array | None:
-        if value is None:
-            return None
-        return self._weights.get(value.name or "", constant_of(value))
+        return content_of(value, self._weights)
 
     def _known(self, value: ir.Value | None) -> dict[int, float]:
         return {} if value is None else self.known.get(value.name or "", {})

@@ -25,6 +25,7 @@ from onnxadmm.compact.constancy import (
     ZERO_KEEPING,
     Known,
     constant_channels,
+    content_of,
     contributions,
     is_standard,
     labels_of,
@@ -205,8 +206,8 @@ class _Folding:
         if not (is_standard(node) and node.op_type in ("Conv", "Gemm", "MatMul")):
             return None
         x, weight = node.inputs[0], node.inputs[1]
-        held = weights.get(weight.name or "", constant_of(weight)) if weight is not None else None
-        if x is None or held is None or constant_of(x) is not None:
+        held = content_of(weight, weights)
+        if x is None or held is None or content_of(x, weights) is not None:
             return None
         layer = read_layer(node, held, self.probe)
         if layer is None:
@@ -255,7 +256,7 @@ class _Folding:
         beta = 1.0
         if node.op_type == "Gemm" and "beta" in node.attributes:
             beta = node.attributes["beta"].as_float()
-        weight = constant_of(node.inputs[1])
+        weight = content_of(node.inputs[1], {})
         assert weight is not None
         if held is None or not beta:
             content, beta = shift, 1.0

@@ -172,3 +172,24 @@ def test_matrix_products_take_the_constant(head):
     zero_filters(model, "first", {0, 5})
     cut, _ = without_idle(model)
     assert probe(cut).shapes["first"] == (4, 4)
+
+
+def test_weights_that_the_graph_turns_around_are_looked_through():
+    """As a TensorFlow model holds them: filters last, the number of inputs before."""
+    b = Builder(3, 3, 6)
+    first, second = b.weight(3, 3, 3, 8, name="first"), b.weight(3, 3, 8, 5)
+    turned = [b.node("Transpose", w, perm=[3, 2, 0, 1]) for w in (first, second)]
+    b.value = b.node("Conv", b.value, turned[0], b.node("Identity", b.weight(8)))
+    b.value = b.node("Conv", b.node("Sigmoid", b.value), turned[1])
+    b.channels, b.size = 5, 2
+    b.head("flatten")
+    model = b.model()
+    value = model.graph.initializers["first"]
+    content = np.array(constant_of(value))
+    content[..., [1, 4, 6]] = 0
+    set_constant(value, content)
+    cut, _ = without_idle(model)
+    assert probe(cut).shapes["first"] == (3, 3, 3, 5)
+    # What the three held moved into a bias that the second layer had not.
+    last = [n for n in cut.graph if n.op_type == "Conv"][1]
+    assert constant_of(last.inputs[2]).any()
