@@ -184,7 +184,7 @@ def channel_masks(
 def coupled(channel_class: ChannelClass, keep: int, trainable: Sequence[str]) -> CoupledChannels:
     """Return the constraint "keep so many channels of this class", over its trainable tensors."""
     names = set(trainable)
-    slices = tuple(s for s in channel_class.slices if s.tensor in names and not s.statistics)
+    slices = tuple(s for s in channel_class.slices if s.tensor in names and not s.unlearnt)
     return CoupledChannels(channel_class.name, channel_class.size, keep, slices)
 
 

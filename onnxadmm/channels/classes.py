@@ -23,13 +23,13 @@ class Slice:
         tensor: Name of the initializer or Constant output.
         axis: The axis that its channels lie on.
         positions: For each index of the axis the channel's position in the class, or -1.
-        statistics: Whether the tensor holds statistics, which are cut but neither trained nor scored.
+        unlearnt: Whether the tensor holds statistics, a mask or a table, which are cut but neither trained nor scored.
     """
 
     tensor: str
     axis: int
     positions: Positions
-    statistics: bool = False
+    unlearnt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,14 @@ def classify(labelling: Labelling, probe: Probe) -> list[ChannelClass]:
                 name,
                 axis,
                 _positions(labelling.axes[name][axis], labels),
-                name in labelling.statistics,
+                name in labelling.unlearnt,
             )
             for name, axis, _ in where
         )
         parameters = sum(
             math.prod(probe.shapes[name]) // probe.shapes[name][axis] * count
             for name, axis, count in where
-            if name not in labelling.statistics
+            if name not in labelling.unlearnt
         )
         name = _unique(layers[0], taken)
         classes.append(

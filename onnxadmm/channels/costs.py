@@ -27,7 +27,7 @@ def parameters_left(classes: Sequence[ChannelClass], probe: Probe) -> Cost:
     tensors: dict[str, list[tuple[int, int, int]]] = {}
     for index, c in enumerate(classes):
         for s in c.slices:
-            if not s.statistics:
+            if not s.unlearnt:
                 each = int((s.positions >= 0).sum()) // c.size
                 tensors.setdefault(s.tensor, []).append((s.axis, index, each))
 

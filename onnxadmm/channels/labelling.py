@@ -9,6 +9,7 @@ safe: a label that reaches something without a rule becomes fixed, and keeps the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ class Labelling:
     Attributes:
         axes: Value name -> labels of each axis; equal labels are coupled, 0 can't be removed.
         weights: Names of the float tensors that the graph holds and that take part.
-        statistics: Those of them that hold statistics (a BatchNormalization's mean and variance).
+        unlearnt: Those of them that no training changes: a BatchNormalization's mean and variance, masks, tables.
         fixed: Label -> why it can't be removed.
         producers: Label -> names of the layers that make this channel.
         renormalised: Label -> the statistic that is taken over the live channels once some went.
@@ -45,7 +46,7 @@ class Labelling:
 
     axes: dict[str, list[Labels]]
     weights: list[str]
-    statistics: set[str]
+    unlearnt: set[str]
     fixed: dict[int, str]
     producers: dict[int, list[str]] = field(default_factory=dict)
     renormalised: dict[int, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ def label(model: ir.Model, probe: Probe, *, whole_heads: bool = False) -> Labell
     for output in model.graph.outputs:
         for labels in scope.axes(output):
             scope.fix(labels, f"reaches the graph output {output.name!r}")
-    return scope.result()
+    return scope.result(ops.weights(model).keys())
 
 
 class _Scope:
@@ -86,7 +87,6 @@ class _Scope:
         self._reason: dict[int, str] = {}
         self._axes: dict[str, list[Labels]] = {}
         self._weights: list[str] = []
-        self._statistics: set[str] = set()
         self._made: list[tuple[str, Labels]] = []
         self._renormalised: list[tuple[str, Labels]] = []
         self._live: set[str] = set()
@@ -322,10 +322,6 @@ class _Scope:
                     self.fix(labels, reason)
             ops.fix_all(node, self, reason)
             return
-        for port in operator.statistics_ports:
-            held = node.inputs[port] if port < len(node.inputs) else None
-            if held is not None:
-                self._statistics.add(held.name or "")
         operator.labels(node, self)
 
     def _forget_plain_shuffle(self, name: str | None) -> None:
@@ -347,7 +343,8 @@ class _Scope:
                 if self.axes(size.value)[size.axis].any():
                     ops.meet_size(node, labels, size, self)
 
-    def result(self) -> Labelling:
+    def result(self, learnt: AbstractSet[str]) -> Labelling:
+        """Return the labels; `learnt` are the names of the weights."""
         roots = np.array([self._root(i) for i in range(len(self._parent))], np.int64)
         producers: dict[int, list[str]] = {}
         for layer, labels in self._made:
@@ -366,7 +363,7 @@ class _Scope:
         return Labelling(
             axes={name: [roots[a] for a in axes] for name, axes in self._axes.items()},
             weights=self._weights,
-            statistics=self._statistics,
+            unlearnt=set(self._weights) - learnt,
             fixed=dict(self._reason),
             producers=producers,
             renormalised=renormalised,

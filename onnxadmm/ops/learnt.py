@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.graph import constant_of
+from onnxadmm.graph import constant_of, subgraphs
 from onnxadmm.ops._base import describe
 
 Array = np.ndarray[Any, Any]
@@ -29,21 +29,38 @@ _MOVING = {
     "Transpose",
     "Unsqueeze",
 }
+# Layers of their own: what comes before one of them is no last step.
+_LAYERS = _PRODUCTS | {
+    *(
+        "LSTM",
+        "GRU",
+        "RNN",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulNBits",
+        "Attention",
+    ),
+    *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"),
+    *("RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "FusedConv"),
+}
 # Masks are added in front of a Softmax: large negative numbers where nothing may be read.
 _MASKED = -1e3
 _MAX_STEPS = 64
+_MAX_READERS = 512
 
 
 class Judge:
     """Says which constants of element-wise arithmetic, products and concatenations were learnt."""
 
-    def __init__(self, still: AbstractSet[int]) -> None:
+    def __init__(self, graph: ir.Graph, still: AbstractSet[int]) -> None:
         """Judge in one graph.
 
         Args:
+            graph: The main one.
             still: The ids of the values that no run changes.
         """
-        self._still = still
+        self._graph, self._still = graph, still
 
     def refusal(self, node: ir.Node, port: int, value: ir.Value) -> str | None:
         """Return why a tensor isn't learnt, or None where it is.
@@ -92,6 +109,10 @@ class Judge:
                 return f"a mask in {describe(node)}"
             if node.op_type == "Mul" and long_axes > 1 and _is_wave(wide):
                 return f"a table of sines or cosines in {describe(node)}"
+        steps = node.op_type == "Mul" and _are_strides(content)
+        # What follows a branch is not looked for.
+        if (steps or long_axes > 1) and node.graph is self._graph and _is_last(node):
+            return f"a table that {describe(node)} decodes outputs by, after the last layer"
         if long_axes <= 1 and any(self._is_fed(v) for v in others):
             return f"rescales an input in {describe(node)}"
         return None
@@ -109,6 +130,27 @@ class Judge:
                 return False
             value = moving[0]
         return False
+
+
+def _is_last(node: ir.Node) -> bool:
+    """Whether no layer follows a node on any way to the outputs: it decodes what the last ones say."""
+    waiting, seen = [node], {id(node)}
+    while waiting:
+        for value in waiting.pop().outputs:
+            for reader in value.consumers():
+                if reader.op_type in _LAYERS or len(seen) > _MAX_READERS or subgraphs(reader):
+                    return False
+                if id(reader) not in seen:
+                    seen.add(id(reader))
+                    waiting.append(reader)
+    return True
+
+
+def _are_strides(content: Array) -> bool:
+    """Whether an array holds different whole numbers: steps of a grid by place."""
+    wide = content.astype(np.float32)
+    whole = bool((wide == np.rint(wide)).all() and (wide > 0).all())
+    return whole and wide.min() != wide.max()
 
 
 def _is_mask(content: Array, long_axes: int) -> bool:

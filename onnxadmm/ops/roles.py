@@ -212,7 +212,7 @@ class _Flow:
         self._opsets = dict(model.opset_imports)
         self._still: set[int] = set()
         self._enter(model.graph)
-        self._judge = Judge(self._still)
+        self._judge = Judge(model.graph, self._still)
 
     def role(self, value: ir.Value, dequantize: ir.Node | None) -> Role:
         """Return the role of a held tensor."""

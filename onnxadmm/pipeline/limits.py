@@ -128,7 +128,7 @@ def _require_learning(
     """Refuse a class that loses channels and of which no tensor learns."""
     pruned = {*targets, *(c.name for p in pools for c in p.classes)}
     for c in analysis.classes:
-        learns = any(s.tensor in trainable and not s.statistics for s in c.slices)
+        learns = any(s.tensor in trainable and not s.unlearnt for s in c.slices)
         if c.name in pruned and not learns:
             raise SpecError(
                 f"prune: no tensor of channel class {one_line(c.name, 60)!r} learns; take one out of "

@@ -37,8 +37,8 @@ def distance(a, b):
     return sum(float((a[n].double() - b[n].double()).square().sum()) for n in a)
 
 
-def slice_of(tensor, axis, positions, statistics=False):
-    return Slice(tensor, axis, np.array(positions, np.int64), statistics)
+def slice_of(tensor, axis, positions, unlearnt=False):
+    return Slice(tensor, axis, np.array(positions, np.int64), unlearnt)
 
 
 # A class of 3 channels as a graph makes it: filters, bias, a consumer's input axis, a flattened consumer
@@ -215,7 +215,7 @@ def test_two_axes_of_one_tensor_are_masked_together():
 
 
 def test_coupling_leaves_out_statistics_and_what_is_not_trained():
-    slices = (*SLICES, slice_of("mean", 0, [0, 1, 2], statistics=True))
+    slices = (*SLICES, slice_of("mean", 0, [0, 1, 2], unlearnt=True))
     constraint = coupled(channel_class(slices=slices), 2, [*SHAPES, "mean"])
     assert constraint.tensors == tuple(SHAPES)
     assert coupled(channel_class(slices=slices), 2, ["w", "mean"]).tensors == ("w",)

@@ -72,6 +72,9 @@ def test_a_weight_is_found_behind_what_no_run_changes(between):
         ),
         ("y = BatchNormalization(x, one, one, c, one)", drawn(4), "statistics"),
         ("r = Relu(x) y = Concat<axis = 0>(r, c)", np.zeros((2, 4), np.float32), "padding"),
+        # A detector's anchors, and the steps of its grids.
+        ("r = Relu(x) s = Add(r, c) y = Sigmoid(s)", drawn(4, 4), "after the last layer"),
+        ("r = Relu(x) y = Mul(r, c)", np.float32([8, 8, 16, 32]), "after the last layer"),
     ],
 )
 def test_what_was_not_learnt_is_no_weight_and_says_why(node, tensor, why):
@@ -101,6 +104,9 @@ def test_what_was_not_learnt_is_no_weight_and_says_why(node, tensor, why):
         ),
         ("i = Cast<to = 7>(x) y = Gather(c, i)", drawn(10, 3)),
         ("y = LayerNormalization(x, c)", np.ones(4, np.float32)),
+        # Embeddings of places; and a scale before a layer, whatever it holds.
+        ("r = Relu(x) s = Add(r, c) y = MatMul(s, w)", drawn(4, 4)),
+        ("r = Relu(x) s = Mul(r, c) y = MatMul(s, w)", np.float32([8, 8, 16, 32])),
     ],
 )
 def test_what_was_learnt_is_a_weight(node, tensor):
