@@ -152,7 +152,7 @@ def _choices(content: Array) -> Iterator[_Streams]:
                 ranked, codes = _ranked(levels.reshape(-1))
                 yield from _levels(codes, ranked.astype(np.float32), scales)
     there = np.flatnonzero(bits)
-    if 0 < len(there) < content.size // 2:
+    if 0 < len(there) <= content.size * 3 // 4:
         table = np.concatenate([bits[there], np.zeros(1, bits.dtype)]).view(content.dtype)
         yield _Streams(encode_positions(there, len(bits)), None, table, None, "sparse")
 

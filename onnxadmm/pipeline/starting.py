@@ -10,14 +10,11 @@ from onnxadmm.pipeline.inspection import Inspection, inspect
 from onnxadmm.spec import parse_spec
 
 TEMPLATE = """\
-# A spec for {name}. It runs as it is: without data it removes channels in one shot, by magnitude.
+# A spec for {name}. It runs as it is: without data it removes {what} in one shot, by magnitude.
 # The README lists every key with its default.
 version: 1
 
-# Half of the channels of every class of coupled channels that can go:
-{classes}
-prune:
-  - {{layers: "*", structure: channel, amount: 0.5}}
+{prune}
 
 # With data, ADMM trains the model towards what is taken away, and the loss of accuracy is small.
 # The model takes:
@@ -37,7 +34,7 @@ prune:
 #   - {{layers: "*"}}
 
 # A smaller file where weights are zero or on few levels; ONNX Runtime unpacks it when it makes the session:
-# pack: auto
+{pack}
 
 # Each list is timed value by value; a provider that isn't there (cuda) is said and left unmeasured.
 benchmark: {{providers: [cpu], batch_sizes: [1], threads: [1]}}
@@ -48,20 +45,50 @@ benchmark: {{providers: [cpu], batch_sizes: [1], threads: [1]}}
 seed: 0
 """
 
+CHANNELS = """\
+# Half of the channels of every class of coupled channels that can go:
+{classes}
+prune:
+  - {{layers: "*", structure: channel, amount: 0.5}}"""
+
+ELEMENTS = """\
+# No channel can go: {why}.
+# So half of the elements of every weight become zeros, which make the file smaller and nothing faster:
+prune:
+  - {{layers: "*", structure: unstructured, amount: 0.5}}"""
+
 # A key or value that YAML would read as something else is quoted.
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
 def starting_spec(found: Inspection) -> str:
-    """Return the text of a spec for an inspected model."""
+    """Return the text of a spec for an inspected model: for its channels, or for its weights' elements if none can go.
+
+    Raises:
+        UnsupportedError: It has neither.
+    """
     free = [c for c in found.classes if not c.fixed]
+    if not free:
+        why = found.classes[0].reason if found.classes else "no layer makes channels"
+        if not any(t["learns"] for t in found.tensors):
+            raise UnsupportedError(
+                f"no channel of {one_line(found.name, 60)} can be removed ({one_line(why, 120)}), and it has no weights; "
+                "see `onnxadmm inspect`"
+            )
+        return _filled(found, "elements", ELEMENTS.format(why=one_line(why, 120)), "pack: auto")
     listed = [f"#   {one_line(c.name, 60)}: {c.size} channels" for c in free[:12]]
     if len(free) > len(listed):
         listed.append(f"#   and {len(free) - len(listed)} more; `onnxadmm inspect` lists them")
+    return _filled(found, "channels", CHANNELS.format(classes="\n".join(listed)), "# pack: auto")
+
+
+def _filled(found: Inspection, what: str, prune: str, pack: str) -> str:
     names = list(found.inputs)
     text = TEMPLATE.format(
         name=one_line(found.name, 80),
-        classes="\n".join(listed),
+        what=what,
+        prune=prune,
+        pack=pack,
         takes="\n".join(
             f"#   {_quoted(n)}: {one_line(kind, 80)}" for n, kind in found.inputs.items()
         ),
@@ -78,19 +105,13 @@ def write_starting_spec(model: Path, output: Path, *, force: bool = False) -> No
 
     Raises:
         SpecError: The output exists, or the model itself would be overwritten.
-        UnsupportedError: Nothing can be removed from the model.
+        UnsupportedError: The model has no channels that can go, and no weights.
     """
     if output.exists() and not force:
         raise SpecError(f"{one_line(output, 100)} exists; choose another name, or use --force")
     if output.exists() and output.samefile(model):
         raise SpecError(f"{one_line(output, 100)} is the model itself; choose another name")
-    found = inspect(model)
-    if all(c.fixed for c in found.classes):
-        why = found.classes[0].reason if found.classes else "no layer makes channels"
-        raise UnsupportedError(
-            f"no channel of {one_line(found.name, 60)} can be removed ({one_line(why, 120)}); see `onnxadmm inspect`"
-        )
-    write_atomic(output, starting_spec(found))
+    write_atomic(output, starting_spec(inspect(model)))
 
 
 def _quoted(name: str) -> str:

@@ -11,6 +11,8 @@ import sys
 import time
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import yaml
 from graphs import Builder
@@ -100,6 +102,36 @@ def test_init_writes_a_commented_spec_that_runs_as_it_is(folder, tmp_path):
     assert (tmp_path / "out" / "model.onnx").exists()
     assert "exists" in failed(run("init", folder / "net.onnx", "-o", spec), 2)
     assert run("init", folder / "net.onnx", "-o", spec, "--force").returncode == 0
+
+
+def test_init_of_a_model_without_free_channels_asks_for_elements(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 64] x) => (float[N, 64] y) {
+        y = MatMul(x, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "one.onnx")
+    spec = tmp_path / "spec.yaml"
+    made = run("init", tmp_path / "one.onnx", "-o", spec)
+    assert made.returncode == 0, made.stderr
+    assert "No channel can go: " in spec.read_text()
+    done = run("compress", tmp_path / "one.onnx", "--spec", spec, "-o", tmp_path / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    sizes = [p.stat().st_size for p in (tmp_path / "out" / "model.onnx", tmp_path / "one.onnx")]
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_init_of_a_model_without_weights_is_refused(tmp_path):
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "none.onnx")
+    spec = tmp_path / "spec.yaml"
+    assert "no weights" in failed(run("init", tmp_path / "none.onnx", "-o", spec), 3)
+    assert not spec.exists()
 
 
 def test_compress_names_its_stages_and_ends_with_the_table(folder, tmp_path):
