@@ -92,6 +92,14 @@ def bits_per_digit(base: int) -> float:
     return min(w / per_word(base, w) for w in widths if per_word(base, w))
 
 
+@cache
+def _filling() -> frozenset[int]:
+    """Return the largest bases of which so many digits fit into a word."""
+    widths = [np.dtype(w).itemsize * 8 for w in WORDS]
+    # What rounding lets in beyond that is tried for nothing, and costs as it costs.
+    return frozenset(int(2 ** (w / n) + 1e-9) for w in widths for n in range(1, w)) - {1}
+
+
 @dataclass(frozen=True)
 class Symbols:
     """Codes ranked by frequency: those below `last` as they are, the others as `last` and then in `rare`.
@@ -224,6 +232,7 @@ def encode_positions(places: Array, size: int) -> Positions:
     gaps = np.diff(places, prepend=-1) - 1
     ideal = max(1.0, math.log(2) * size / len(places))
     tried = {max(1, min(MAX_BASE, round(ideal * f))) for f in np.geomspace(0.5, 2.0, 25)} | {1}
+    tried |= {d for d in _filling() if 0.5 * ideal <= d <= 2 * ideal}
     coded = {d: len(gaps) + int((gaps // d).sum()) for d in tried}
     cost = {d: coded[d] + (len(gaps) * bits_per_digit(d) if d > 1 else 0.0) for d in sorted(tried)}
     divisor = min(cost, key=cost.__getitem__)

@@ -29,6 +29,7 @@ from onnxadmm.compact.unpacking import (
     SMALLEST_IR_VERSION,
     SMALLEST_OPSET,
     add_functions,
+    decoder_bytes,
 )
 from onnxadmm.graph import constant_of
 from onnxadmm.graph.holding import hold
@@ -40,10 +41,8 @@ SMALLEST_TENSOR_BYTES = 256
 LARGEST_TENSOR = 1 << 26
 """Elements; decoding takes up to 40 bytes each, for a moment, when a session is made."""
 LARGEST_LEVEL = 127
-DECODER_BYTES = 1700
-"""What the decoders take in a file that holds all of them."""
-_NODE_BYTES = 60
-_STREAM_BYTES = 40
+_CALL_BYTES = 60
+_HELD_BYTES = 15
 _PACKABLE = "fiu"
 
 
@@ -82,11 +81,37 @@ class _Streams:
         return sum(p.nbytes for p in parts if p is not None)
 
     @property
+    def sink(self) -> str | None:
+        """The decoder that puts values or codes at their places; None for those of all places."""
+        if self.places is None:
+            return None
+        if self.table.dtype != np.float32:
+            name = "scatter"
+        else:
+            name = "spread" if self.symbols is None else "fill"
+        return f"{name}1" if self.places.remainders is None else name
+
+    @property
+    def calls(self) -> list[str]:
+        """The decoders, as often as they are called."""
+        streams = 0 if self.symbols is None else sum(1 for _ in self.symbols.streams)
+        made = ["escape"] * (streams - 1)
+        if self.places is not None:
+            streams += 1 if self.places.remainders is None else 2
+        made += ["base"] * streams
+        if self.sink is not None:
+            made.append(self.sink)
+        if self.sink is None or self.sink.startswith("scatter"):
+            made.append("lookup")
+            if self.symbols is None:
+                made.append("order")
+        return made if self.scales is None else [*made, "scaled"]
+
+    @property
     def overhead(self) -> int:
-        """About what nodes and names take."""
-        streams = 2 if self.places else 0
-        streams += sum(1 for _ in self.symbols.streams) if self.symbols else 0
-        return (2 * streams + 2) * _NODE_BYTES + (streams + 2) * _STREAM_BYTES
+        """About what calls and names take."""
+        held = self.calls.count("base") + (1 if self.scales is None else 2)
+        return len(self.calls) * _CALL_BYTES + held * _HELD_BYTES
 
 
 def pack_tensors(model: ir.Model) -> list[Packing]:
@@ -94,7 +119,7 @@ def pack_tensors(model: ir.Model) -> list[Packing]:
 
     Args:
         model: The graph. Names, opset and interface stay; the decoders come as functions of the domain
-            `onnxadmm`.
+            `admm`.
 
     Returns:
         What was done, tensor by tensor; nothing where the opset is below 12 or the IR version below 8.
@@ -113,7 +138,8 @@ def pack_tensors(model: ir.Model) -> list[Packing]:
         if streams is not None and streams.nbytes + streams.overhead < content.nbytes:
             chosen.append((value, content, streams))
     gain = sum(c.nbytes - s.nbytes - s.overhead for _, c, s in chosen)
-    if gain <= DECODER_BYTES:
+    needed = {name for _, _, s in chosen for name in s.calls}
+    if gain <= decoder_bytes(needed, model.opset_imports[""]):
         return []
     writer = _Writer(model)
     done = []
@@ -257,15 +283,12 @@ class _Writer:
     def write(self, value: ir.Value, content: Array, streams: _Streams) -> None:
         """Replace what the graph holds by what computes it; the name stays."""
         shape = list(content.shape)
-        if streams.places is not None and content.dtype == np.float32:
-            places = self._places(streams.places)
+        if streams.sink is not None and not streams.sink.startswith("scatter"):
             # The zero that other types need at the end of the table stays away.
-            table = self._hold(streams.table[:-1])
-            read = [places, table]
+            read = [self._hold(streams.table[:-1])]
             if streams.symbols is not None:
                 read.append(self._symbols(streams.symbols))
-            function = "spread" if streams.symbols is None else "sparse"
-            tensor = self._call(function, read, s=shape)
+            tensor = self._at_places(streams, read, shape)
         else:
             codes = self._codes(streams, content.size)
             tensor = self._call("lookup", [self._hold(streams.table), codes], s=shape)
@@ -297,13 +320,12 @@ class _Writer:
         if streams.places is None:
             assert streams.symbols is not None
             return self._symbols(streams.symbols)
-        places = self._places(streams.places)
         codes = (
             self._call("order", [], n=streams.places.count)
             if streams.symbols is None
             else self._symbols(streams.symbols)
         )
-        return self._call("scatter", [places, codes], n=[size])
+        return self._at_places(streams, [codes], [size])
 
     def _symbols(self, symbols: Symbols) -> ir.Value:
         common = self._digits(symbols.common)
@@ -312,17 +334,20 @@ class _Writer:
         rare = self._symbols(symbols.rare)
         return self._call("escape", [common, rare], l=symbols.common.base - 1)
 
-    def _places(self, places: Positions) -> ir.Value:
+    def _at_places(self, streams: _Streams, read: list[ir.Value], shape: list[int]) -> ir.Value:
+        places, sink = streams.places, streams.sink
+        assert places is not None
+        assert sink is not None
         bits = self._digits(places.quotients)
         if places.remainders is None:
-            return self._call("ends", [bits], n=[places.count])
+            return self._call(sink, [bits, *read], s=shape)
         remainders = self._digits(places.remainders)
-        return self._call("places", [bits, remainders], d=places.divisor)
+        return self._call(sink, [bits, remainders, *read], d=places.divisor, s=shape)
 
     def _digits(self, digits: Digits) -> ir.Value:
         words = self._hold(digits.words[:, None])
-        powers = [digits.base**i for i in range(digits.per_word)]
-        return self._call("digits", [words], b=digits.base, p=powers, n=[digits.count])
+        powers = [digits.base ** (i + 1) for i in range(digits.per_word)]
+        return self._call("base", [words], p=powers, n=[digits.count])
 
     def _call(self, function: str, inputs: list[ir.Value], **numbers: Any) -> ir.Value:
         self._used.add(function)
@@ -346,7 +371,7 @@ class _Writer:
         # Short: a small model's names are a good part of its file.
         while True:
             self._number += 1
-            name = f"~{self._number}"
+            name = str(self._number)
             if name not in self._taken:
                 self._taken.add(name)
                 return name

@@ -26,24 +26,75 @@ from onnxadmm.graph.walking import constant_of
 
 Array = np.ndarray[Any, Any]
 
-DOMAIN = "onnxadmm"
+DOMAIN = "admm"
+"""Short, since every call and every decoder names it."""
 SMALLEST_OPSET = 12
 """Constant holds whole numbers as attributes, and Max takes them, from opset 12 on."""
+_FIELD_BYTES = 4
+"""A field's key and length, around what it holds."""
 SMALLEST_IR_VERSION = 8
 """Functions with attributes of their own."""
 
+# Positions.decode: p = end * divisor - cumsum(divisor - 1 - remainder) - 1; what TopK finds are ones.
+_PLACES = """
+            n = Shape (r)
+            d = Constant <value_int: int = @d> ()
+            h = Sub (d, d)
+            v, e = TopK (b, n)
+            k = CumSum (r, h)
+            m = Mul (e, d)
+            a = Sub (m, k)
+            p = Sub (a, v)"""
+# With divisor 1: where the ones of the bit string are.
+_ENDS = """
+            n = Shape (c)
+            v, e = TopK (b, n)
+            p = Sub (e, v)"""
+# What stands at the places p, and zeros elsewhere. Of float32: what the table t says of codes c, or values c; of
+# other types codes c, and -1 elsewhere, the last of the table.
+_SINKS = {
+    "fill": (
+        "t, c",
+        """
+            s = Constant <value_ints: ints = @s> ()
+            q = ReduceProd (s)
+            f = ConstantOfShape (q)
+            g = Gather (t, c)
+            y = ScatterElements (f, p, g)
+            o = Reshape (y, s)""",
+    ),
+    "spread": (
+        "c",
+        """
+            s = Constant <value_ints: ints = @s> ()
+            q = ReduceProd (s)
+            f = ConstantOfShape (q)
+            y = ScatterElements (f, p, c)
+            o = Reshape (y, s)""",
+    ),
+    "scatter": (
+        "c",
+        """
+            s = Constant <value_ints: ints = @s> ()
+            f = ConstantOfShape <value = int64[1] {-1}> (s)
+            o = ScatterElements (f, p, c)""",
+    ),
+}
+
 _FUNCTIONS = {
-    # Digits.decode: p the powers of the base, w the words [W, 1]
-    "digits": """
-        digits <b, p, n> (w) => (o) {
-            b = Constant <value_int: int = @b> ()
+    # Digits.decode: p the powers of the base from the first on, w the words [W, 1]; v is [-1]
+    "base": """
+        base <p, n> (w) => (o) {
             p = Constant <value_ints: ints = @p> ()
             n = Constant <value_ints: ints = @n> ()
-            v = Constant <value_ints = [-1]> ()
+            e = Sign (n)
+            v = Neg (e)
             z = Sub (n, n)
             x = Cast <to = 7> (w)
-            q = Div (x, p)
-            r = Mod (q, b)
+            m = Mod (x, p)
+            b = ReduceMin (p)
+            d = Div (p, b)
+            r = Div (m, d)
             c = Reshape (r, v)
             o = Slice (c, z, n)
         }""",
@@ -62,56 +113,20 @@ _FUNCTIONS = {
             h = Add (g, l)
             o = Where (m, h, c)
         }""",
-    # Positions.decode with divisor 1: where the ones of the bit string are
-    "ends": """
-        ends <n> (b) => (o) {
-            n = Constant <value_ints: ints = @n> ()
-            v, e = TopK (b, n)
-            o = Sub (e, v)
-        }""",
-    # Positions.decode: end * divisor - cumsum(divisor - 1 - remainder) - 1; what TopK finds are ones
-    "places": """
-        places <d> (b, r) => (o) {
-            n = Shape (r)
-            d = Constant <value_int: int = @d> ()
-            z = Sub (d, d)
-            v, e = TopK (b, n)
-            s = CumSum (r, z)
-            m = Mul (e, d)
-            a = Sub (m, s)
-            o = Sub (a, v)
-        }""",
+    **{
+        name: f"{name} <d, s> (b, r, {takes}) => (o) {{{_PLACES}{body}\n        }}"
+        for name, (takes, body) in _SINKS.items()
+    },
+    **{
+        f"{name}1": f"{name}1 <s> (b, {takes}) => (o) {{{_ENDS}{body}\n        }}"
+        for name, (takes, body) in _SINKS.items()
+    },
     "order": """
         order <n> () => (o) {
             n = Constant <value_int: int = @n> ()
             z = Constant <value_int = 0> ()
             e = Constant <value_int = 1> ()
             o = Range (z, n, e)
-        }""",
-    # Of float32: what the table t says of codes c, or values v, at places p, and zeros elsewhere
-    "sparse": """
-        sparse <s> (p, t, c) => (o) {
-            s = Constant <value_ints: ints = @s> ()
-            n = ReduceProd (s)
-            z = ConstantOfShape (n)
-            g = Gather (t, c)
-            y = ScatterElements (z, p, g)
-            o = Reshape (y, s)
-        }""",
-    "spread": """
-        spread <s> (p, v) => (o) {
-            s = Constant <value_ints: ints = @s> ()
-            n = ReduceProd (s)
-            z = ConstantOfShape (n)
-            y = ScatterElements (z, p, v)
-            o = Reshape (y, s)
-        }""",
-    # Of other types: codes c at places p, -1 elsewhere, the last of the table
-    "scatter": """
-        scatter <n> (p, c) => (o) {
-            n = Constant <value_ints: ints = @n> ()
-            z = ConstantOfShape <value = int64[1] {-1}> (n)
-            o = ScatterElements (z, p, c)
         }""",
     "lookup": """
         lookup <s> (t, c) => (o) {
@@ -143,6 +158,11 @@ def add_functions(model: ir.Model, names: Iterable[str]) -> None:
         function = ir.from_proto(onnx.FunctionProto.FromString(_definition(name, opset)))
         model.functions[function.identifier()] = function
     model.graph.opset_imports[DOMAIN] = 1
+
+
+def decoder_bytes(names: Iterable[str], opset: int) -> int:
+    """Return what these decoders take in a file, in bytes."""
+    return sum(len(_definition(name, opset)) + _FIELD_BYTES for name in names)
 
 
 def holds_packed(model: ir.Model) -> bool:
@@ -228,11 +248,11 @@ MAX_ELEMENTS = tensors.MAX_DENSE_BYTES // 8
 
 
 def _digits(numbers: dict[str, Any], words: Array) -> Array:
-    base, powers = int(numbers["b"]), [int(p) for p in numbers["p"]]
-    fit = len(powers)
+    powers = [int(p) for p in numbers["p"]]
+    base, fit = powers[0], len(powers)
     if base < 2 or not 1 <= fit <= 32 or base**fit > 1 << 32:  # noqa: PLR2004
         raise ValueError("no digits of a word")
-    if powers != [base**i for i in range(fit)]:
+    if powers != [base ** (i + 1) for i in range(fit)]:
         raise ValueError("no powers of the base")
     count = _first(numbers, "n")
     if count > words.size * fit:
@@ -246,15 +266,15 @@ def _escape(numbers: dict[str, Any], common: Array, rare: Array) -> Array:
     return np.where(escaped, rare[np.maximum(np.cumsum(escaped) - 1, 0)] + last, common)
 
 
-def _ends(numbers: dict[str, Any], bits: Array) -> Array:
+def _ends(bits: Array, count: int) -> Array:
     ends = np.flatnonzero(bits)
-    if len(ends) != _first(numbers, "n"):
+    if len(ends) != count:
         raise ValueError("another number of places")
-    return ends - 1
+    return ends
 
 
 def _places(numbers: dict[str, Any], bits: Array, remainders: Array) -> Array:
-    ends = _ends({"n": remainders.size}, bits) + 1
+    ends = _ends(bits, remainders.size)
     places: Array = ends * int(numbers["d"]) - np.cumsum(remainders) - 1
     return places
 
@@ -272,20 +292,31 @@ def _spread(numbers: dict[str, Any], places: Array, values: Array) -> Array:
 
 
 def _scatter(numbers: dict[str, Any], places: Array, codes: Array) -> Array:
-    dense = np.full(_first(numbers, "n"), -1, np.int64)
+    dense = np.full(math.prod(numbers["s"]), -1, np.int64)
     dense[places] = codes
     return dense
 
 
+def _behind_remainders(sink: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda numbers, bits, remainders, *rest: sink(
+        numbers, _places(numbers, bits, remainders), *rest
+    )
+
+
+def _behind_ends(sink: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda numbers, bits, *rest: sink(numbers, _ends(bits, rest[-1].size) - 1, *rest)
+
+
 _DECODERS: dict[str, Callable[..., Array]] = {
-    "digits": _digits,
+    "base": _digits,
     "escape": _escape,
-    "ends": _ends,
-    "places": _places,
-    "sparse": _sparse,
-    "spread": _spread,
+    "fill": _behind_remainders(_sparse),
+    "spread": _behind_remainders(_spread),
+    "scatter": _behind_remainders(_scatter),
+    "fill1": _behind_ends(_sparse),
+    "spread1": _behind_ends(_spread),
+    "scatter1": _behind_ends(_scatter),
     "order": lambda numbers: np.arange(_first(numbers, "n")),
-    "scatter": _scatter,
     "lookup": lambda numbers, table, codes: table[codes].reshape(numbers["s"]),
     "scaled": lambda _, levels, scales: levels * scales,
 }
