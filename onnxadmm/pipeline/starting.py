@@ -70,10 +70,10 @@ def starting_spec(found: Inspection) -> str:
     free = [c for c in found.classes if not c.fixed]
     if not free:
         why = found.classes[0].reason if found.classes else "no layer makes channels"
-        if not any(t["learns"] for t in found.tensors):
+        if not any(t["learns"] and len(t["shape"]) > 1 for t in found.tensors):
             raise UnsupportedError(
-                f"no channel of {one_line(found.name, 60)} can be removed ({one_line(why, 120)}), and it has no weights; "
-                "see `onnxadmm inspect`"
+                f"no channel of {one_line(found.name, 60)} can be removed ({one_line(why, 120)}), and no matrix or "
+                "filter of it learns; see `onnxadmm inspect`"
             )
         return _filled(found, "elements", ELEMENTS.format(why=one_line(why, 120)), "pack: auto")
     listed = [f"#   {one_line(c.name, 60)}: {c.size} channels" for c in free[:12]]

@@ -388,7 +388,7 @@ def label_input(model, seen, axis):
     scope.assign(x, fresh)
     for node in model.graph:
         scope.visit(node)
-    return scope.result()
+    return scope.result(ops.weights(model).keys())
 
 
 @pytest.mark.parametrize(
