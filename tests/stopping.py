@@ -8,15 +8,20 @@ from onnxadmm.errors import Interrupted
 
 
 class StopAfter:
-    """Raises `Interrupted` at the given step, and at each later one."""
+    """Raises `Interrupted` at the given step of training, and whenever it is asked later."""
 
     def __init__(self, steps, signal=2):
-        self.left, self.signal = steps, signal
+        self.left, self.signal, self.training = steps, signal, False
 
+    @contextlib.contextmanager
     def deferred(self):
-        return contextlib.nullcontext()
+        self.training = True
+        try:
+            yield
+        finally:
+            self.training = False
 
     def check(self):
-        self.left -= 1
+        self.left -= self.training
         if self.left <= 0:
             raise Interrupted("stopped by the test", self.signal)

@@ -149,7 +149,8 @@ def compress(
     request = resolve(model, spec, overrides, allow_code=allow_code)
     worker = is_worker()
     listener = Silent() if worker or progress is None else progress
-    journal, stopping = Journal(listener), stop or NeverStop()
+    stopping = stop or NeverStop()
+    journal = Journal(listener, stopping)
     if output is None:
         return _run(request, journal, stopping, None, Course())
     folder = Path(output)

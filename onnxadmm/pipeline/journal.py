@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from onnxadmm.progress import Progress, Tick
+from onnxadmm.progress import NeverStop, Progress, StopRequest, Tick
 from onnxadmm.report import Stage
 
 
@@ -24,9 +24,16 @@ class _Within:
 class Journal:
     """Stages with their times, and warnings, for the listener and for the report."""
 
-    def __init__(self, progress: Progress) -> None:
-        """Tell this listener."""
+    def __init__(self, progress: Progress, stop: StopRequest | None = None) -> None:
+        """Tell a listener.
+
+        Args:
+            progress: The listener.
+            stop: Asked between stages and steps. What a signal raises can be lost on its way, in code that is called
+                back from C or by the collector of garbage; its wish isn't.
+        """
         self.progress = progress
+        self._stop = stop or NeverStop()
         self.stages: list[Stage] = []
         self.warnings: list[str] = []
         self._counted = 0
@@ -42,13 +49,16 @@ class Journal:
         if not asked:
             yield
             return
+        self._stop.check()
         self.progress.stage(name)
         started = time.monotonic()
         yield
+        self._stop.check()
         self.stages.append(Stage(name=name, seconds=time.monotonic() - started))
 
     def tick(self, done: int, total: int, text: str) -> None:
         """Say that the stage moved on."""
+        self._stop.check()
         self.progress.tick(Tick(done, total, text))
 
     def count(self, text: str) -> None:

@@ -391,6 +391,39 @@ def test_a_signal_is_nothing_that_code_on_the_way_can_take_for_an_error(
     assert text.count("\n") == 1
 
 
+def test_a_signal_that_is_lost_in_a_finalizer_stops_the_run_at_its_next_stage(
+    folder, tmp_path, monkeypatch
+):
+    """Python drops what is raised there, with a line on stderr."""
+    from onnxadmm_cli.interrupts import Signals
+
+    import onnxadmm
+    from onnxadmm.errors import Interrupted
+    from onnxadmm.progress import Silent
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    class Listener(Silent):
+        stages = ()
+
+        def stage(self, name):
+            self.stages += (name,)
+            if name == "analyse":
+                Finalized()
+
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda given: lost.append(given.exc_type.__name__))
+    listener = Listener()
+    spec = {"version": 1, "prune": [{"structure": "channel", "amount": 0.5}]}
+    with Signals(tmp_path) as signals, pytest.raises(Interrupted) as caught:
+        onnxadmm.compress(folder / "net.onnx", spec, progress=listener, stop=signals)
+    assert lost == ["Stopped"]
+    assert caught.value.exit_code == 143
+    assert listener.stages == ("analyse",)
+
+
 def test_a_run_that_saves_no_checkpoint_promises_none_when_it_is_interrupted(tmp_path):
     from onnxadmm_cli.interrupts import Signals
 
