@@ -7,7 +7,7 @@ node, for the operators below; elsewhere nothing is known, which is always safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -83,6 +83,8 @@ POOLING = frozenset(
 """Of equal elements these make the same element."""
 ZERO_KEEPING = frozenset({"AveragePool", "Pad", "Resize", "Upsample"})
 """These may mix in zeros: only a channel of zeros stays what it is."""
+# Elements that are looked at together.
+_BLOCK = 1 << 20
 # Inputs that hold a setting rather than elements.
 _SETTINGS = {"Clip": (1, 2), "Dropout": (1, 2)}
 
@@ -129,19 +131,30 @@ def constant_channels(
     return walk.known
 
 
-def contributions(columns: Array, numbers: Array, *, bordered: bool) -> Array:
-    """Return what each input channel adds to each output channel; NaN where it isn't one number.
+def contributions(columns: Array, numbers: Array, *, bordered: bool) -> Iterator[Array]:
+    """Yield what each input channel adds to each output channel, some outputs after the other.
+
+    All at once would be several times the weights in float64.
 
     Args:
         columns: Weights [outputs, inputs, positions].
-        numbers: What each input channel holds [outputs, inputs] or [inputs], NaN for unknown.
+        numbers: What each input channel of a group holds [groups, inputs], NaN for unknown; the groups share the
+            outputs evenly.
         bordered: Whether some outputs see zeros of a padding instead of the channel.
+
+    Yields:
+        Numbers [some outputs, inputs]; NaN where it isn't one number.
     """
-    used = columns.any(axis=2)
     if bordered:
         numbers = np.where(numbers == 0, 0.0, np.nan)
-    with np.errstate(invalid="ignore"):
-        return np.where(used, numbers * columns.sum(axis=2, dtype=np.float64), 0.0)
+    each = len(columns) // len(numbers)
+    step = max(1, _BLOCK // max(1, columns.shape[1]))
+    for group, held in enumerate(numbers):
+        for start in range(group * each, (group + 1) * each, step):
+            block = columns[start : min(start + step, (group + 1) * each)]
+            with np.errstate(invalid="ignore"):
+                amounts = held * block.sum(axis=2, dtype=np.float64)
+            yield np.where(block.any(axis=2), amounts, 0.0)
 
 
 class _Walk:
@@ -203,8 +216,8 @@ class _Walk:
         columns, groups, axis, bordered = layer
         if self._known(x):
             numbers = self._numbers(x, axis).reshape(groups, -1)
-            own = np.repeat(numbers, len(columns) // groups, axis=0)
-            total = contributions(columns, own, bordered=bordered).sum(axis=1)
+            parts = contributions(columns, numbers, bordered=bordered)
+            total = np.concatenate([part.sum(axis=1) for part in parts])
         else:
             total = np.where(columns.any(axis=(1, 2)), np.nan, 0.0)
         if np.isnan(total).all():
@@ -350,7 +363,7 @@ def read_layer(node: ir.Node, weight: Array, probe: Probe) -> Layer | None:
         turned = "transB" in node.attributes and node.attributes["transB"].as_int()
         alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
         matrix = weight if turned else weight.T
-        return (alpha * matrix)[:, :, None], 1, 1, False
+        return (matrix if alpha == 1 else alpha * matrix)[:, :, None], 1, 1, False
     if node.op_type == "MatMul" and weight.ndim == 2:  # noqa: PLR2004
         return weight.T[:, :, None], 1, len(probe.shapes[x.name or ""]) - 1, False
     return None

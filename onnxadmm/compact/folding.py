@@ -109,6 +109,35 @@ def _choose(
     return chosen
 
 
+@dataclass(frozen=True)
+class _Added:
+    """What the channels that a layer reads add to its outputs.
+
+    Attributes:
+        labels: The channels' labels [inputs].
+        busy: Of which it isn't one number that a bias can take.
+        filled: Of which it isn't zero.
+        columns: The layer's weights [outputs, inputs, positions].
+        numbers: What the channels hold [1, inputs]; None where nothing is known.
+        bordered: Whether some outputs see zeros of a padding instead.
+    """
+
+    labels: Array
+    busy: Array
+    filled: Array
+    columns: Array
+    numbers: Array | None
+    bordered: bool
+
+    def shift(self, taken: Array) -> Array:
+        """Return what some channels add together [outputs]."""
+        if self.numbers is None:
+            return np.zeros(len(self.columns))
+        columns, numbers = self.columns[:, taken], self.numbers[:, taken]
+        parts = contributions(columns, numbers, bordered=self.bordered)
+        return np.concatenate([part.sum(axis=1) for part in parts])
+
+
 class _Masked(Mapping[str, Array]):
     """Held tensors with dead channels set to zero; made when they are asked for, and not kept."""
 
@@ -157,10 +186,9 @@ class _Folding:
             added = self._added(node, weights, known)
             if added is None:
                 continue
-            labels, amounts = added
-            taken = np.isin(labels, list(chosen)) & (amounts != 0).any(axis=0)
+            taken = np.isin(added.labels, list(chosen)) & added.filled
             if taken.any():
-                shifts.append((node.outputs[0].name or "", amounts[:, taken].sum(axis=1)))
+                shifts.append((node.outputs[0].name or "", added.shift(taken)))
         if shifts and self.model is self._original:
             self.model = self.model.clone()
             self.labelling = replace(
@@ -190,18 +218,13 @@ class _Folding:
         added = self._added(node, weights, known)
         if added is None:
             return {x for v in node.inputs for x in labels_of(self.labelling, v)}
-        labels, amounts = added
-        return set(labels[np.isnan(amounts).any(axis=0)].tolist())
+        return set(added.labels[added.busy].tolist())
 
-    def _added(
-        self, node: ir.Node, weights: Mapping[str, Array], known: Known
-    ) -> tuple[Array, Array] | None:
+    def _added(self, node: ir.Node, weights: Mapping[str, Array], known: Known) -> _Added | None:
         """Return what each channel that a layer reads adds to its outputs.
 
-        Returns:
-            Labels [inputs] and numbers [outputs, inputs], NaN where it isn't one number that a bias can
-            take; None for a node that is no layer with a held weight. A depthwise convolution's channels go
-            on as its outputs: nothing is read.
+        None for a node that is no layer with a held weight. A depthwise convolution's channels go on as its outputs:
+        nothing is read.
         """
         if not (is_standard(node) and node.op_type in ("Conv", "Gemm", "MatMul")):
             return None
@@ -215,20 +238,24 @@ class _Folding:
         columns, groups, axis, bordered = layer
         labels = self.labelling.axes[x.name or ""][axis]
         if groups > 1 and columns.shape[1] == 1:
-            return np.zeros(0, np.int64), np.zeros((len(columns), 0))
+            return _Added(
+                labels[:0], np.zeros(0, bool), np.zeros(0, bool), columns[:, :0], None, False
+            )
         numbers = known.get(x.name or "", {})
         if not numbers:
             # Nothing is known of the input: a channel is idle where its whole column is empty.
-            labels = labels[: columns.shape[1]]
-            return labels, np.where(columns.any(axis=(0, 2)), np.nan, 0.0)[None]
-        own = np.array([numbers.get(n, np.nan) for n in labels.tolist()])
-        if groups > 1:
-            # A label stands at the same place of every group: what it adds, it adds to each group's filters.
-            labels, own = labels[: columns.shape[1]], own[: columns.shape[1]]
-        amounts = contributions(columns, own, bordered=bordered)
+            used = np.asarray(columns.any(axis=(0, 2)))
+            return _Added(labels[: columns.shape[1]], used, used, columns, None, bordered)
+        # A label stands at the same place of every group: what it adds, it adds to each group's filters.
+        labels = labels[: columns.shape[1]]
+        own = np.array([[numbers.get(n, np.nan) for n in labels.tolist()]])
+        busy, filled = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+        for amounts in contributions(columns, own, bordered=bordered):
+            busy |= np.isnan(amounts).any(axis=0)
+            filled |= (amounts != 0).any(axis=0)
         if self._bias_port(node) is None:
-            amounts = np.where(amounts == 0, 0.0, np.nan)
-        return labels, amounts
+            busy = filled
+        return _Added(labels, busy, filled, columns, own, bordered)
 
     def _bias_port(self, node: ir.Node) -> tuple[ir.Node, int] | None:
         """Return which node's input takes a shift of this layer's outputs, if one does."""

@@ -53,7 +53,8 @@ def read_model_file(path: str | os.PathLike[str]) -> FileBytes:
                 "keep the weights as external data"
             )
         try:
-            content = file.read(MAX_MODEL_BYTES + 1)
+            # Python sets aside as much as it is asked for.
+            content = file.read(status.st_size + 1)
         except OSError as e:
             raise ResourceError(f"model {name}: reading failed: {reason(e)}") from None
     if not content:
