@@ -217,7 +217,7 @@ class _Walk:
         if self._known(x):
             numbers = self._numbers(x, axis).reshape(groups, -1)
             parts = contributions(columns, numbers, bordered=bordered)
-            total = np.concatenate([part.sum(axis=1) for part in parts])
+            total = np.concatenate([np.zeros(0), *(part.sum(axis=1) for part in parts)])
         else:
             total = np.where(columns.any(axis=(1, 2)), np.nan, 0.0)
         if np.isnan(total).all():

@@ -135,7 +135,7 @@ class _Added:
             return np.zeros(len(self.columns))
         columns, numbers = self.columns[:, taken], self.numbers[:, taken]
         parts = contributions(columns, numbers, bordered=self.bordered)
-        return np.concatenate([part.sum(axis=1) for part in parts])
+        return np.concatenate([np.zeros(0), *(part.sum(axis=1) for part in parts)])
 
 
 class _Masked(Mapping[str, Array]):

@@ -31,7 +31,7 @@ from onnxadmm.compact.unpacking import (
     add_functions,
     decoder_bytes,
 )
-from onnxadmm.graph import constant_of
+from onnxadmm.graph import all_nodes, constant_of, subgraphs
 from onnxadmm.graph.holding import hold
 
 Array = np.ndarray[Any, Any]
@@ -129,7 +129,7 @@ def pack_tensors(model: ir.Model) -> list[Packing]:
     chosen = []
     for value in ops.held_tensors(model):
         content = constant_of(value)
-        if content is None or not _may_pack(value, content):
+        if content is None or not _may_pack(model.graph, value, content):
             continue
         if content.dtype.kind == "f":
             # A masked weight may be minus zero; for the coder that would be another value.
@@ -152,9 +152,14 @@ def pack_tensors(model: ir.Model) -> list[Packing]:
     return done
 
 
-def _may_pack(value: ir.Value, content: Array) -> bool:
+def _may_pack(graph: ir.Graph, value: ir.Value, content: Array) -> bool:
+    producer = value.producer()
+    here = graph if producer is None else producer.graph
     return (
-        content.dtype.kind in _PACKABLE
+        # What a branch holds is decoded nowhere.
+        here is graph
+        and (producer is not None or graph.initializers.get(value.name or "") is value)
+        and content.dtype.kind in _PACKABLE
         and content.dtype.isnative
         and content.dtype.itemsize <= 8  # noqa: PLR2004
         and content.nbytes >= SMALLEST_TENSOR_BYTES
@@ -267,6 +272,15 @@ def _entropy_bytes(content: Array, streams: _Streams) -> float:
     return float(-(shares * np.log2(shares)).sum() * flat.size / 8 + sides)
 
 
+def _named(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield every value that a model names, in branches and loops too."""
+    nodes = list(all_nodes(model))
+    for graph in (model.graph, *(body for node in nodes for body in subgraphs(node))):
+        yield from (*graph.inputs, *graph.outputs, *graph.initializers.values())
+    for node in nodes:
+        yield from (v for v in (*node.inputs, *node.outputs) if v is not None)
+
+
 class _Writer:
     """Writes streams into a graph, all calls before its first node."""
 
@@ -274,10 +288,8 @@ class _Writer:
         self._model = model
         self._used: set[str] = set()
         self._nodes: list[ir.Node] = []
-        self._taken = {v.name for v in ops.held_tensors(model)} | {
-            v.name for n in model.graph for v in (*n.inputs, *n.outputs) if v is not None
-        }
-        self._taken |= {v.name for v in (*model.graph.inputs, *model.graph.outputs)}
+        # Those of branches too: an inner name must not be one of an outer scope.
+        self._taken = {v.name for v in _named(model)}
         self._number = 0
 
     def write(self, value: ir.Value, content: Array, streams: _Streams) -> None:

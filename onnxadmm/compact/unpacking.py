@@ -228,11 +228,11 @@ def _decode(node: ir.Node, inputs: list[Array | None]) -> Array | None:
     given = [a for a in inputs if a is not None]
     if len(given) != len(inputs):
         return None
-    sizes = [math.prod(numbers.get("s", [0])), _first(numbers, "n")]
-    digits = len(numbers["p"]) if isinstance(numbers.get("p"), tuple | list) else 1
-    if max(*sizes, *(digits * a.size for a in given)) > MAX_ELEMENTS:
-        return None
     try:
+        sizes = [math.prod(numbers.get("s", [0])), _first(numbers, "n")]
+        digits = len(numbers["p"]) if isinstance(numbers.get("p"), tuple | list) else 1
+        if max(*sizes, *(digits * a.size for a in given)) > MAX_ELEMENTS:
+            return None
         return _DECODERS[node.op_type](numbers, *given)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError):
         return None

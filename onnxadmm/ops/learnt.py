@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxadmm.graph import constant_of, subgraphs
+from onnxadmm.graph import constant_of
 from onnxadmm.ops._base import describe
 
 Array = np.ndarray[Any, Any]
@@ -31,23 +31,16 @@ _MOVING = {
 }
 # Layers of their own: what comes before one of them is no last step.
 _LAYERS = _PRODUCTS | {
-    *(
-        "LSTM",
-        "GRU",
-        "RNN",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulNBits",
-        "Attention",
-    ),
+    *("LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul", "ConvInteger", "DeformConv"),
     *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"),
-    *("RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "FusedConv"),
+    *("RMSNormalization", "MeanVarianceNormalization", "Attention", "If", "Loop", "Scan"),
 }
 # Masks are added in front of a Softmax: large negative numbers where nothing may be read.
 _MASKED = -1e3
 _MAX_STEPS = 64
 _MAX_READERS = 512
+# In a grid a number stands at least so often, by the mean.
+_OFTEN = 4
 
 
 class Judge:
@@ -109,10 +102,10 @@ class Judge:
                 return f"a mask in {describe(node)}"
             if node.op_type == "Mul" and long_axes > 1 and _is_wave(wide):
                 return f"a table of sines or cosines in {describe(node)}"
-        steps = node.op_type == "Mul" and _are_strides(content)
-        # What follows a branch is not looked for.
-        if (steps or long_axes > 1) and node.graph is self._graph and _is_last(node):
-            return f"a table that {describe(node)} decodes outputs by, after the last layer"
+            grid = long_axes > 1 or node.op_type == "Mul"
+            # What follows a branch is not looked for.
+            if grid and node.graph is self._graph and _is_regular(wide) and _is_last(node):
+                return f"a table that {describe(node)} decodes outputs by, after the last layer"
         if long_axes <= 1 and any(self._is_fed(v) for v in others):
             return f"rescales an input in {describe(node)}"
         return None
@@ -133,12 +126,16 @@ class Judge:
 
 
 def _is_last(node: ir.Node) -> bool:
-    """Whether no layer follows a node on any way to the outputs: it decodes what the last ones say."""
+    """Whether no layer follows a node on any way to the outputs: it decodes what the last ones say.
+
+    A branch or a loop on the way, and an operator of another domain, may hold layers.
+    """
     waiting, seen = [node], {id(node)}
     while waiting:
         for value in waiting.pop().outputs:
             for reader in value.consumers():
-                if reader.op_type in _LAYERS or len(seen) > _MAX_READERS or subgraphs(reader):
+                layer = reader.op_type in _LAYERS or reader.domain not in ("", "ai.onnx")
+                if layer or len(seen) > _MAX_READERS or reader.graph is not node.graph:
                     return False
                 if id(reader) not in seen:
                     seen.add(id(reader))
@@ -146,11 +143,15 @@ def _is_last(node: ir.Node) -> bool:
     return True
 
 
-def _are_strides(content: Array) -> bool:
-    """Whether an array holds different whole numbers: steps of a grid by place."""
-    wide = content.astype(np.float32)
-    whole = bool((wide == np.rint(wide)).all() and (wide > 0).all())
-    return whole and wide.min() != wide.max()
+def _is_regular(content: Array) -> bool:
+    """Whether an array holds steps of a grid, or places and sizes of its cells: whole numbers, or few different ones."""
+    if content.min() == content.max():
+        return False
+    whole = bool((content == np.rint(content)).all())
+    if sum(n > 1 for n in content.shape) <= 1:
+        return whole and bool((content > 0).all())
+    there = content[content != 0]
+    return whole or len(np.unique(there)) * _OFTEN <= len(there)
 
 
 def _is_mask(content: Array, long_axes: int) -> bool:

@@ -23,6 +23,7 @@ from onnxadmm.compact import (
     prove,
     unproven,
 )
+from onnxadmm.errors import SpecError
 from onnxadmm.graph import IMPORT_TOLERANCE, Content, model_contents, probe
 from onnxadmm.pipeline import facts
 from onnxadmm.pipeline.analysis import (
@@ -138,7 +139,7 @@ def compress(
             resumed.
         allow_code: Whether functions that the spec names may run, from Python files in the spec's folder.
         progress: Listens to what happens.
-        stop: Asked during training whether the run shall stop; its state is saved before it does.
+        stop: Asked between steps and stages whether the run shall stop; in training the state is saved before it does.
 
     Returns:
         The compressed graph with its report. A gate that failed doesn't raise: see `Result.passed`.
@@ -154,6 +155,8 @@ def compress(
     if output is None:
         return _run(request, journal, stopping, None, Course())
     folder = Path(output)
+    if resume and not checkpoints:
+        raise SpecError("resume: it needs the checkpoints that are switched off; give one of both")
     course = Course(resume, restart, checkpoints)
     source = (
         Path(cast("str", model))

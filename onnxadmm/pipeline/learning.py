@@ -126,7 +126,7 @@ class Learner:
         self._pruned = False
 
     def keep_checkpoints(self, folder: Path, identity: Mapping[str, str], course: Course) -> None:
-        """Write checkpoints under this output folder, and go on from those that are there of this very run.
+        """Write checkpoints under this output folder, if any, and go on from those that are there of this very run.
 
         It ends with the same bits as one that starts anew, so nothing is lost by that but the time it saves. Those
         of a run that was finished go, of all stages: a run that is resumed later must not meet them.

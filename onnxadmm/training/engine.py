@@ -163,11 +163,18 @@ class Trainer:
         del loaded
         while at.epoch < phase.epochs and not at.converged:
             if at.batch == 0:
+                # The file before goes first: the disk needn't hold two.
+                self._good = None
                 self._good = self._put_aside(self._capture(descent))
+            diverged: DivergedError | None = None
             try:
                 self._run_epoch(descent)
             except DivergedError as e:
-                good = self._retreat(e)
+                # Its frames hold the optimizer's state, which is taken anew.
+                diverged = e.with_traceback(None)
+            if diverged is not None:
+                del descent
+                good = self._retreat(diverged)
                 at = self.position
                 descent = self._begin(phase, constraints, good)
         self._good = None

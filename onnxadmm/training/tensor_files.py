@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import os
 import struct
 import tempfile
@@ -118,10 +117,10 @@ class Prefixed(Mapping[str, Tensor]):
 
 
 class PutAside(Mapping[str, Tensor]):
-    """Tensors in a file without a name. Each is mapped when it is asked for, and only as long as it is held.
+    """Tensors in a file without a name; each is read whenever it is asked for.
 
-    What is written into one stays with whoever holds it. In one piece the file may be larger than the addresses that
-    are left under a limit of memory, though it takes none.
+    Mapped in one piece the file may be larger than the addresses that a limit of memory leaves, though it takes none;
+    mapped one by one each takes a descriptor.
     """
 
     def __init__(self, path: str, content: TensorFile) -> None:
@@ -136,24 +135,25 @@ class PutAside(Mapping[str, Tensor]):
         self._places, self._begin = content.places, len(content.header())
 
     def __getitem__(self, name: str) -> Tensor:
-        """Map a tensor.
+        """Read a tensor.
 
         Raises:
             KeyError: There is none of this name.
-            ResourceError: There are no addresses left for it.
+            ResourceError: The disk fails.
         """
         place = self._places[name]
-        if place.start == place.end:
-            return torch.empty(place.shape, dtype=place.dtype)
-        start, end = self._begin + place.start, self._begin + place.end
-        first = start - start % mmap.ALLOCATIONGRANULARITY
-        try:
-            mapped = mmap.mmap(self._file, end - first, access=mmap.ACCESS_COPY, offset=first)
-        except OSError as e:
-            raise _refused(e) from None
-        count = math.prod(place.shape)
-        flat = torch.frombuffer(mapped, dtype=place.dtype, count=count, offset=start - first)
-        return flat.reshape(place.shape)
+        tensor = torch.empty(place.shape, dtype=place.dtype)
+        rest = tensor.reshape(-1).view(torch.uint8).numpy().data
+        at = self._begin + place.start
+        while rest:
+            try:
+                count = os.preadv(self._file, [rest], at)
+            except OSError as e:
+                raise _refused(e) from None
+            if not count:
+                raise _refused(OSError("its file has become shorter"))
+            rest, at = rest[count:], at + count
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""

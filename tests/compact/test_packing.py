@@ -92,6 +92,37 @@ def test_a_packed_model_computes_the_same_and_runs_no_decoder(name, tmp_path):
     assert done.entropy_bytes <= done.packed_bytes * 1.0001
 
 
+def test_names_and_tensors_of_branches_stay_theirs():
+    """Older exporters number values, in branches too; what a branch holds isn't packed."""
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[N,200] x, bool f) => (float[N,300] y) {
+        m = MatMul(x, w)
+        y = If (f) <
+            then_branch = a () => (float[N,300] n3) { n1 = MatMul(x, v) n2 = Relu(n1) n3 = Add(n2, m) },
+            else_branch = b () => (float[N,300] n5) { n4 = Neg(m) n5 = Relu(n4) }
+        >
+    }"""
+    model = onnx.parser.parse_model(text)
+    branches = [a.g for a in model.graph.node[1].attribute]
+    # The parser takes no numbers for names.
+    for graph in branches:
+        for node in graph.node:
+            node.input[:] = [i.removeprefix("n") for i in node.input]
+            node.output[:] = [o.removeprefix("n") for o in node.output]
+        graph.output[0].name = graph.output[0].name.removeprefix("n")
+    weight = sparse(RNG, GRID)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    branches[0].initializer.append(onnx.numpy_helper.from_array(weight, "v"))
+    plain = ir.from_proto(model)
+    packed = plain.clone()
+    assert [p.tensor for p in pack_tensors(packed)] == ["w"]
+    feed = {"x": RNG.standard_normal((2, 200)).astype(F), "f": np.array(True)}
+    before, after = (
+        ort.InferenceSession(model_bytes(m), providers=["CPUExecutionProvider"]).run(None, feed)
+        for m in (plain, packed)
+    )
+    assert np.array_equal(*before, *after)
+
+
 def test_a_whole_file_of_one_sparse_layer_is_near_its_entropy():
     """Decoders, calls and names included: 3,600 weights of 4 bits among 400,000."""
     rng = np.random.default_rng(0)

@@ -25,6 +25,10 @@ def drawn(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+# Where the cells of a grid begin, and what they are from there.
+CELLS = (np.indices((4, 4)).sum(0) % 2 + 0.5).astype(np.float32)
+
+
 def names(model):
     return set(ops.weights(model))
 
@@ -73,7 +77,8 @@ def test_a_weight_is_found_behind_what_no_run_changes(between):
         ("y = BatchNormalization(x, one, one, c, one)", drawn(4), "statistics"),
         ("r = Relu(x) y = Concat<axis = 0>(r, c)", np.zeros((2, 4), np.float32), "padding"),
         # A detector's anchors, and the steps of its grids.
-        ("r = Relu(x) s = Add(r, c) y = Sigmoid(s)", drawn(4, 4), "after the last layer"),
+        ("r = Relu(x) s = Add(r, c) y = Sigmoid(s)", CELLS, "after the last layer"),
+        ("r = Relu(x) y = Mul(r, c)", 16 * CELLS, "after the last layer"),
         ("r = Relu(x) y = Mul(r, c)", np.float32([8, 8, 16, 32]), "after the last layer"),
     ],
 )
@@ -105,8 +110,18 @@ def test_what_was_not_learnt_is_no_weight_and_says_why(node, tensor, why):
         ("i = Cast<to = 7>(x) y = Gather(c, i)", drawn(10, 3)),
         ("y = LayerNormalization(x, c)", np.ones(4, np.float32)),
         # Embeddings of places; and a scale before a layer, whatever it holds.
-        ("r = Relu(x) s = Add(r, c) y = MatMul(s, w)", drawn(4, 4)),
+        ("r = Relu(x) s = Add(r, c) y = MatMul(s, w)", CELLS),
         ("r = Relu(x) s = Mul(r, c) y = MatMul(s, w)", np.float32([8, 8, 16, 32])),
+        # A head that is no matrix product, and the bias of one for each of several experts.
+        ("r = Relu(x) s = Mul(r, c) y = ReduceSum(s)", drawn(4, 4)),
+        ("r = Relu(x) y = Add(r, c)", np.zeros((4, 4), np.float32)),
+        # A layer may follow in a branch.
+        (
+            """r = Relu(x) s = Add(r, c) t = ReduceSum<keepdims = 0>(x) f = Cast<to = 9>(t)
+            y = If (f) <then_branch = a () => (float[N,M] p) { p = MatMul(s, w) },
+            else_branch = b () => (float[N,M] q) { q = Neg(s) }>""",
+            CELLS,
+        ),
     ],
 )
 def test_what_was_learnt_is_a_weight(node, tensor):

@@ -75,7 +75,7 @@ import resource, torch
 from onnxadmm.training.tensor_files import Prefixed, TensorFile, put_on_disk
 weights = {str(n): torch.full((1 << 22,), float(n)) for n in range(8)}  # 16 MiB each
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (taken + (40 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (taken + (96 << 20), resource.RLIM_INFINITY))
 aside = put_on_disk(weights, None)
 for name, weight in weights.items():
     weight.zero_()
@@ -88,11 +88,28 @@ assert [w[-1].item() for w in weights.values()] == list(range(8))
     )
 
 
-def test_a_tensor_that_cannot_be_mapped_is_no_bug_of_ours(monkeypatch, tmp_path):
+@pytest.mark.parametrize("reason", [errno.EIO, None])
+def test_a_disk_that_fails_is_no_bug_of_ours(monkeypatch, tmp_path, reason):
     def refuse(*_, **__):
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        if reason is None:
+            return 0
+        raise OSError(reason, os.strerror(reason))
 
     aside = put_on_disk({"w": torch.ones(2)}, tmp_path)
-    monkeypatch.setattr("mmap.mmap", refuse)
-    with pytest.raises(ResourceError, match="Cannot allocate memory; free memory"):
+    monkeypatch.setattr(os, "preadv", refuse)
+    words = "has become shorter" if reason is None else "Input/output error"
+    with pytest.raises(ResourceError, match=f"{words}; free memory"):
         aside["w"]
+
+
+def test_tensors_put_aside_take_one_descriptor_and_give_it_back(tmp_path):
+    def taken():
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    before = taken()
+    aside = put_on_disk({str(n): torch.ones(3) for n in range(50)}, tmp_path)
+    held = dict(aside)
+    assert taken() == before + 1
+    del aside
+    assert taken() == before
+    assert all(t.tolist() == [1, 1, 1] for t in held.values())
