@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxadmm.data import Dataset
+from onnxadmm.errors import DataError
 from onnxadmm.modules.deadline import copied
 from onnxadmm.training.objectives import Goal
 
@@ -96,5 +97,16 @@ class Teacher:
     def _ask(self, data: Dataset, names: Sequence[str], index: slice) -> np.ndarray[Any, Any]:
         inputs, _ = data.batch(index)
         tensors = [torch.from_numpy(inputs[n]).to(self.device) for n in names]
-        answer = self._goal.rows(self.module(*tensors)[self.index])
-        return np.asarray(answer.float().cpu().numpy())
+        answer = np.asarray(
+            self._goal.rows(self.module(*tensors)[self.index]).float().cpu().numpy()
+        )
+        unknown = np.isnan(answer).reshape(len(answer), -1).any(1)
+        if unknown.any():
+            # A sample may have several rows: one for each of its tokens.
+            asked = len(next(iter(inputs.values())))
+            sample = (index.start or 0) + int(unknown.argmax()) * asked // len(answer)
+            raise DataError(
+                f"data: the original model itself answers NaN to sample {sample}, and is asked to teach or to be agreed "
+                "with; leave such samples out, or take labels for loss and metric"
+            )
+        return answer

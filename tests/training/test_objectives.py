@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import Network, dataset
 
+from onnxadmm.errors import DataError
 from onnxadmm.spec import Distillation, Objective
 from onnxadmm.training import Goal, Teacher
 from onnxadmm.training import teacher as teaching
@@ -251,6 +252,23 @@ def test_the_teachers_answers_belong_to_their_data_set():
         expected = net.imported.module(torch.from_numpy(data.inputs["x"]))[0].detach().numpy()
         assert np.allclose(answer, expected, atol=1e-6)
         del data
+
+
+class Directions(torch.nn.Module):
+    """Has no answer to a sample of zeros."""
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        return (flat / flat.abs().sum(1, keepdim=True),)
+
+
+def test_a_teacher_without_an_answer_names_the_sample():
+    data = dataset()
+    data.inputs["x"][13] = 0
+    teacher = Teacher(Directions(), Goal(Objective()), 0, torch.device("cpu"))
+    for ask in (teacher.prepare, teacher.some, teacher.outputs_for):
+        with pytest.raises(DataError, match="answers NaN to sample 13"):
+            ask(data, ["x"])
 
 
 @settings(deadline=None, max_examples=30)
