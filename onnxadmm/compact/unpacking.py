@@ -91,10 +91,10 @@ _FUNCTIONS = {
             v = Neg (e)
             z = Sub (n, n)
             x = Cast <to = 7> (w)
-            m = Mod (x, p)
             b = ReduceMin (p)
             d = Div (p, b)
-            r = Div (m, d)
+            q = Div (x, d)
+            r = Mod (q, b)
             c = Reshape (r, v)
             o = Slice (c, z, n)
         }""",
