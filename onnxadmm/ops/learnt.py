@@ -104,7 +104,7 @@ class Judge:
                 return f"a table of sines or cosines in {describe(node)}"
             grid = long_axes > 1 or node.op_type == "Mul"
             # What follows a branch is not looked for.
-            if grid and node.graph is self._graph and _is_regular(wide) and _is_last(node):
+            if grid and node.graph is self._graph and _is_last(node) and _is_regular(wide):
                 return f"a table that {describe(node)} decodes outputs by, after the last layer"
         if long_axes <= 1 and any(self._is_fed(v) for v in others):
             return f"rescales an input in {describe(node)}"
