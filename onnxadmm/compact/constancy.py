@@ -157,6 +157,12 @@ def contributions(columns: Array, numbers: Array, *, bordered: bool) -> Iterator
             yield np.where(block.any(axis=2), amounts, 0.0)
 
 
+def total_contributions(columns: Array, numbers: Array, *, bordered: bool) -> Array:
+    """Return what all input channels add to each output channel together [outputs]; see `contributions`."""
+    parts = contributions(columns, numbers, bordered=bordered)
+    return np.concatenate([np.zeros(0), *(part.sum(axis=1) for part in parts)])
+
+
 class _Walk:
     """The forward walk over the graph."""
 
@@ -216,8 +222,7 @@ class _Walk:
         columns, groups, axis, bordered = layer
         if self._known(x):
             numbers = self._numbers(x, axis).reshape(groups, -1)
-            parts = contributions(columns, numbers, bordered=bordered)
-            total = np.concatenate([np.zeros(0), *(part.sum(axis=1) for part in parts)])
+            total = total_contributions(columns, numbers, bordered=bordered)
         else:
             total = np.where(columns.any(axis=(1, 2)), np.nan, 0.0)
         if np.isnan(total).all():

@@ -30,6 +30,7 @@ from onnxadmm.compact.constancy import (
     is_standard,
     labels_of,
     read_layer,
+    total_contributions,
 )
 from onnxadmm.compact.masks import alive_mask
 from onnxadmm.graph import Probe, constant_of
@@ -134,8 +135,7 @@ class _Added:
         if self.numbers is None:
             return np.zeros(len(self.columns))
         columns, numbers = self.columns[:, taken], self.numbers[:, taken]
-        parts = contributions(columns, numbers, bordered=self.bordered)
-        return np.concatenate([np.zeros(0), *(part.sum(axis=1) for part in parts)])
+        return total_contributions(columns, numbers, bordered=self.bordered)
 
 
 class _Masked(Mapping[str, Array]):

@@ -31,8 +31,8 @@ from onnxadmm.compact.unpacking import (
     add_functions,
     decoder_bytes,
 )
-from onnxadmm.graph import all_nodes, constant_of, subgraphs
-from onnxadmm.graph.holding import hold
+from onnxadmm.graph import constant_of
+from onnxadmm.graph.holding import hold, value_names
 
 Array = np.ndarray[Any, Any]
 
@@ -272,15 +272,6 @@ def _entropy_bytes(content: Array, streams: _Streams) -> float:
     return float(-(shares * np.log2(shares)).sum() * flat.size / 8 + sides)
 
 
-def _named(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield every value that a model names, in branches and loops too."""
-    nodes = list(all_nodes(model))
-    for graph in (model.graph, *(body for node in nodes for body in subgraphs(node))):
-        yield from (*graph.inputs, *graph.outputs, *graph.initializers.values())
-    for node in nodes:
-        yield from (v for v in (*node.inputs, *node.outputs) if v is not None)
-
-
 class _Writer:
     """Writes streams into a graph, all calls before its first node."""
 
@@ -288,8 +279,7 @@ class _Writer:
         self._model = model
         self._used: set[str] = set()
         self._nodes: list[ir.Node] = []
-        # Those of branches too: an inner name must not be one of an outer scope.
-        self._taken = {v.name for v in _named(model)}
+        self._taken = value_names(model.graph)
         self._number = 0
 
     def write(self, value: ir.Value, content: Array, streams: _Streams) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxadmm.graph.walking import all_nodes, subgraphs
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -47,9 +49,12 @@ def fresh(base: str, taken: MutableSet[Any]) -> str:
 
 
 def value_names(graph: ir.Graph) -> set[str | None]:
-    """Return the names of all values that a graph's nodes read or give, and of its initializers."""
-    values = (v for node in graph for v in (*node.inputs, *node.outputs) if v is not None)
-    return {v.name for v in values} | set(graph.initializers)
+    """Return the names of all values of a graph, in its branches and loops too: none may be given again outside."""
+    nodes = list(all_nodes(graph))
+    values = [v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None]
+    for body in (graph, *(b for node in nodes for b in subgraphs(node))):
+        values += (*body.inputs, *body.outputs, *body.initializers.values())
+    return {v.name for v in values}
 
 
 def drop_unread(graph: ir.Graph, values: Iterable[ir.Value]) -> None:

@@ -181,9 +181,7 @@ class _Writer:
         self.grids: dict[str, tuple[ir.Value, ir.Value]] = {}
         self.weights: dict[tuple[str, int | None, bytes], ir.Value] = {}
         self.scales: dict[tuple[str, int | None, bytes], Array] = {}
-        self.taken = set(self.graph.initializers)
-        self.taken |= {v.name or "" for v in self.graph.inputs}
-        self.taken |= {v.name or "" for n in self.graph for v in n.outputs}
+        self.taken = value_names(self.graph)
         self.node_names = {n.name for n in self.graph}
         self.held: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 

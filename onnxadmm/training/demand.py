@@ -148,14 +148,9 @@ def require(demand: Demand, *, memory_bytes: int, disk_bytes: int, where: str) -
             if without
             else ""
         )
-        place = (
-            "choose another output folder"
-            if demand.checkpoints
-            else "set TMPDIR where there is more"
-        )
         raise ResourceError(
             f"{what} about {_text(demand.disk + _LEAST_DISK)} of disk space, {_text(disk_bytes)} is free; free space, or "
-            f"{place}{least}"
+            f"choose an output folder (without one, TMPDIR) where there is more{least}"
         )
 
 
